@@ -1,0 +1,166 @@
+"""The Universal Transformer with Adaptive Computation Time, written to be read: the reference of every parity test.
+
+One block is applied at most `max_steps` times; each position leaves when its halting sum passes the threshold
+(Dehghani et al. 2018, arXiv 1807.03819; Graves 2016, arXiv 1603.08983). The options of the checkpoints served here
+(`freeze`, `accumulated`, `remainder`, pre-norm) are the ones written out; `load` refuses any other.
+
+Shapes: B sequences, L positions, d width, T steps, V vocabulary. All arithmetic is float32.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file
+from torch import Tensor
+
+# What the code below computes. A checkpoint that states another value needs other code, so it is refused.
+SUPPORTED = {
+    "family": "universal-transformer",
+    "halted_state": "freeze",
+    "act_type": "accumulated",
+    "forced_stop": "remainder",
+    "norm": "pre",
+    "activation": "relu",
+    "position_signal": "sinusoidal-interleaved",
+    "step_signal": "sinusoidal-interleaved",
+    "tied_output": True,
+    "embedding_scale": "sqrt(d_model)",
+}
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What a request may spend. `max_steps` m: step m is the last. `min_steps`: no position halts before it.
+    `threshold` in (0, 1]: the halting sum above which a position leaves."""
+
+    max_steps: int
+    min_steps: int = 1
+    threshold: float = 0.99
+
+
+@dataclass
+class Ponder:
+    """Output of one stack: `states` [B, L, d] after the final norm, `depth` [B, L] int64 (N), `remainder` [B, L] (R), and
+    `margin` [B, L]: how near a halting sum came to the threshold in any decision (parity tests skip ties)."""
+
+    states: Tensor
+    depth: Tensor
+    remainder: Tensor
+    margin: Tensor
+
+
+def sinusoid(count: int, d: int) -> Tensor:
+    """C(i)[2j] = sin(i / 10000^(2j/d)), C(i)[2j+1] = cos(the same), for i = 0 ... count-1; float32 [count, d]."""
+    angle = torch.arange(count, dtype=torch.float64)[:, None] / 10000 ** (torch.arange(0, d, 2, dtype=torch.float64) / d)
+    return torch.stack([angle.sin(), angle.cos()], dim=-1).reshape(count, d).float()
+
+
+class Stack:
+    """One recurrent stack (language model, encoder or decoder) over the tensors named `<prefix>block.*`, `<prefix>lnf.*`."""
+
+    def __init__(self, weights: dict[str, Tensor], prefix: str, config: dict):
+        self.w = {k[len(prefix) :]: v for k, v in weights.items() if k.startswith(prefix + "block.") or k.startswith(prefix + "lnf.")}
+        self.heads = config["heads"]
+        self.d = config["d_model"]
+        self.eps = config["layer_norm_eps"]
+        self.steps = sinusoid(config["max_steps"] + 1, self.d)
+
+    def linear(self, name: str, x: Tensor) -> Tensor:
+        return F.linear(x, self.w[f"block.{name}.weight"], self.w[f"block.{name}.bias"])
+
+    def norm(self, name: str, x: Tensor) -> Tensor:
+        return F.layer_norm(x, (self.d,), self.w[f"{name}.weight"], self.w[f"{name}.bias"], self.eps)
+
+    def attention(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
+        """softmax(q k^T / sqrt(d_head)) v per head; q [B, L, d], k and v [B, S, d], mask [B or 1, L or 1, S] True where allowed."""
+        split = lambda x: x.unflatten(-1, (self.heads, -1)).transpose(1, 2)  # noqa: E731
+        out = F.scaled_dot_product_attention(split(q), split(k), split(v), attn_mask=mask[:, None])
+        return out.transpose(1, 2).flatten(-2)
+
+    def run(self, e: Tensor, mask: Tensor, budget: Budget, memory: Tensor | None = None, memory_mask: Tensor | None = None) -> Ponder:
+        """e [B, L, d] scaled embeddings; mask [B or 1, L or 1, L]; memory [B, S, d] for a decoder. Every position is
+        computed at every step and masked afterwards: plain, and what a server without compaction has to do."""
+        B, L, d = e.shape
+        position = sinusoid(L, d).to(e)
+        state, x, acc = e, torch.zeros_like(e), torch.zeros_like(e)
+        prev = run = torch.ones(B, L, dtype=torch.bool)
+        H = torch.zeros(B, L)
+        R = torch.zeros(B, L)
+        N = torch.zeros(B, L, dtype=torch.int64)
+        margin = torch.full((B, L), math.inf)
+        if memory is not None:
+            mk, mv = self.linear("xkv", memory).split(d, -1)
+        for t in range(1, budget.max_steps + 1):
+            # A position that halted at step t-1 has its input renewed once more; then it is frozen for good.
+            x = torch.where(prev[..., None], state + position + self.steps[t], x)
+            h = self.norm("block.ln1", x)
+            p = torch.sigmoid(self.linear("halt", h).squeeze(-1))
+            q, k, v = self.linear("qkv", h).split(d, -1)
+            y = x + self.linear("o", self.attention(q, k, v, mask))
+            if memory is not None:
+                xq = self.linear("xq", self.norm("block.lnx", y))
+                y = y + self.linear("xo", self.attention(xq, mk, mv, memory_mask))
+            z = y + self.linear("f2", torch.relu(self.linear("f1", self.norm("block.ln2", y))))
+            if t < budget.min_steps:
+                p = torch.minimum(p, budget.threshold - H)
+            passed = (H + p > budget.threshold) if t >= budget.min_steps else torch.zeros_like(run)
+            if t < budget.max_steps and t >= budget.min_steps:
+                margin = torch.where(run, torch.minimum(margin, (H + p - budget.threshold).abs()), margin)
+            prev = run
+            halted = run & (passed | (t == budget.max_steps))
+            run = run & ~halted
+            H = H + p * run
+            r = halted * (1 - H)
+            H = H + r
+            R = R + r
+            N = N + prev
+            acc = acc + (p * run + r)[..., None] * z
+            state = torch.where(prev[..., None], z, state)
+            if not run.any():
+                break
+        return Ponder(self.norm("lnf", acc), N, R, margin)
+
+
+def load(folder: Path) -> tuple[dict, dict[str, Tensor]]:
+    """Reads `config.json` and `model.safetensors` (float32 tensors). Raises ValueError naming an unsupported option."""
+    config = json.loads((folder / "config.json").read_text())
+    for key, value in SUPPORTED.items():
+        if config.get(key) != value:
+            raise ValueError(f"{folder.name}: {key} is {config.get(key)!r}, this exporter computes {value!r}")
+    weights = {k: v.float() for k, v in load_file(folder / "model.safetensors").items()}
+    return config, weights
+
+
+class LanguageModel:
+    """Scores text: log p(t_i | <s> t_1 ... t_{i-1})."""
+
+    def __init__(self, config: dict, weights: dict[str, Tensor]):
+        self.config = config
+        self.emb = weights["emb.weight"]
+        self.stack = Stack(weights, "", config)
+
+    def budget(self, **changes) -> Budget:
+        return Budget(**{"max_steps": self.config["max_steps"], "threshold": self.config["threshold"], **changes})
+
+    @torch.inference_mode()
+    def score(self, ids: list[list[int]], budget: Budget | None = None) -> list[tuple[Tensor, Ponder]]:
+        """ids: B lists of 1 to context-1 tokens, without <s>. Returns per list the log-probabilities [n, V] of the token at
+        each place and the ponder of the position that predicts it. Padding sits at the end, which a causal mask never sees."""
+        L = max(map(len, ids))
+        inputs = torch.full((len(ids), L), self.config["bos"])
+        for b, tokens in enumerate(ids):
+            inputs[b, 1 : len(tokens)] = torch.tensor(tokens[:-1], dtype=torch.int64)
+        causal = torch.ones(L, L, dtype=torch.bool).tril()[None]
+        out = self.stack.run(F.embedding(inputs, self.emb) * math.sqrt(self.config["d_model"]), causal, budget or self.budget())
+        results = []
+        for b, tokens in enumerate(ids):
+            n = len(tokens)
+            logprobs = F.log_softmax(out.states[b, :n] @ self.emb.T, -1)
+            results.append((logprobs, Ponder(out.states[b, :n], out.depth[b, :n], out.remainder[b, :n], out.margin[b, :n])))
+        return results

@@ -1,0 +1,43 @@
+/**
+ * The engine as the rest of the server sees it: what HTTP routes, the CLI and the metrics depend on. `client.ts` implements it
+ * over the worker thread; tests implement it in a few lines.
+ */
+import type { ModelDescription } from '../models/description.js';
+import type { EngineTelemetry, ScoreJob, ScoreWindowResult } from './protocol.js';
+
+export type EngineState = 'starting' | 'ready' | 'restarting' | 'draining' | 'stopped';
+
+export interface ScoreOutcome {
+  /** One per window, in the order of the job's windows. */
+  readonly windows: readonly ScoreWindowResult[];
+  /** Waiting until the first lane was admitted, and from there to the last result. */
+  readonly queueMs: number;
+  readonly computeMs: number;
+}
+
+export type ScoreRequest = Omit<ScoreJob, 'id' | 'kind' | 'submittedAtMs'>;
+
+export interface EngineInfo {
+  readonly state: EngineState;
+  /** Why the engine is not ready, null when it is. */
+  readonly reason: string | null;
+  readonly device: string;
+  readonly backend: string;
+  readonly threads: number;
+  /** Times the worker was restarted after it died. */
+  readonly restarts: number;
+}
+
+export interface Engine {
+  info(): EngineInfo;
+  models(): readonly ModelDescription[];
+  /**
+   * Scores all windows of one request. Rejects with a ServerError: QUEUE_FULL, NOT_READY, DRAINING, ENGINE_LOST,
+   * DEADLINE_EXCEEDED, or CLIENT_CLOSED once `signal` aborts (the lanes leave at the next step).
+   */
+  score(request: ScoreRequest, signal: AbortSignal): Promise<ScoreOutcome>;
+  /** Calls back with every report of the loop. Returns how to stop. */
+  onTelemetry(listener: (telemetry: EngineTelemetry) => void): () => void;
+  /** Finishes what is in, refuses what is new (DRAINING), and resolves when the worker has stopped and released everything. */
+  drain(timeoutMs: number): Promise<void>;
+}

@@ -1,0 +1,103 @@
+/**
+ * What crosses between the main thread and the engine worker: a closed, typed union in each direction.
+ * Token ids go in, results and telemetry come out; hidden states never cross. Typed arrays in results are transferred,
+ * not copied. All times are milliseconds of `monotonicMs` (one clock for every thread of the process).
+ */
+import type { ErrorCode } from '../errors.js';
+
+/** What one request may spend per token. See "What a request's budget means" in README.md. */
+export interface Budget {
+  /** Step at which every position that still runs is stopped (its remainder goes there); 1 ... the model's maximum. */
+  readonly maxSteps: number;
+  /** No position halts before this step; 1 ... maxSteps. */
+  readonly minSteps: number;
+  /** Halting sum above which a position leaves; within (0, 1]. */
+  readonly threshold: number;
+}
+
+/** One window of text to score: `ids` without `<s>`; log-probabilities are wanted for `ids[scoreFrom]` and all after it. */
+export interface ScoreWindow {
+  readonly ids: Int32Array;
+  readonly scoreFrom: number;
+}
+
+/** A scoring request: every window becomes one lane of the engine. */
+export interface ScoreJob {
+  readonly kind: 'score';
+  readonly id: number;
+  readonly model: string;
+  readonly windows: readonly ScoreWindow[];
+  readonly budget: Budget;
+  /** Number of best candidates to return per token, 0 ... 20. */
+  readonly topLogprobs: number;
+  readonly submittedAtMs: number;
+  /** The job is given up (DEADLINE_EXCEEDED) when this moment passes; null: no deadline. */
+  readonly deadlineAtMs: number | null;
+}
+
+export type Job = ScoreJob;
+
+/** Per scored token of one window, in order. `n` = ids.length - scoreFrom. */
+export interface ScoreWindowResult {
+  /** [n] nats. */
+  readonly logprobs: Float32Array;
+  /** [n] steps N of the position that predicts the token. */
+  readonly depths: Uint8Array;
+  /** [n] remainder R of that position. */
+  readonly remainders: Float32Array;
+  /** [n, topLogprobs] token ids, best first; empty when none were asked for. */
+  readonly topIds: Int32Array;
+  /** [n, topLogprobs] nats. */
+  readonly topLogprobs: Float32Array;
+  /** Steps run over ALL positions of the window, context included: the lane's cost. */
+  readonly positionSteps: number;
+}
+
+export type ToEngine =
+  | { readonly type: 'submit'; readonly job: Job }
+  | { readonly type: 'abort'; readonly jobId: number }
+  /** Finish what is in, take nothing new, then answer `drained`. */
+  | { readonly type: 'drain' };
+
+export type FromEngine =
+  | { readonly type: 'ready'; readonly device: string; readonly backend: string; readonly threads: number }
+  | { readonly type: 'window'; readonly jobId: number; readonly index: number; readonly result: ScoreWindowResult }
+  /** Sent once per job after its last window, or instead of it. `startedAtMs`: its first lane was admitted. */
+  | { readonly type: 'done'; readonly jobId: number; readonly startedAtMs: number; readonly finishedAtMs: number }
+  | { readonly type: 'failed'; readonly jobId: number; readonly code: ErrorCode; readonly message: string }
+  | { readonly type: 'telemetry'; readonly telemetry: EngineTelemetry }
+  | { readonly type: 'drained' };
+
+/**
+ * What the loop did since the last report (sent at most every `TELEMETRY_INTERVAL_MS`, and when it falls idle).
+ * Counters are increments; gauges are the value at the time of sending.
+ */
+export interface EngineTelemetry {
+  readonly models: readonly ModelTelemetry[];
+  readonly lanesWaiting: number;
+  readonly lanesRunning: number;
+  readonly slotsUsed: number;
+  readonly slotsTotal: number;
+}
+
+export interface ModelTelemetry {
+  readonly model: string;
+  readonly steps: number;
+  /** Seconds spent in begin, step and finish graphs. */
+  readonly computeSeconds: number;
+  /** Seconds spent deciding and settling between graphs: the scheduler's own cost. */
+  readonly hostSeconds: number;
+  /** Positions that were computed in full, and positions that only renewed their keys and values, summed over steps. */
+  readonly activeRows: number;
+  readonly renewedRows: number;
+  /** Attention rows and keys computed beyond those asked for (padding of ragged units), in keys. */
+  readonly keysUseful: number;
+  readonly keysComputed: number;
+  /** Active rows of each step, one entry a step, for the histogram. */
+  readonly rowsPerStep: readonly number[];
+  /** haltedAtStep[t]: positions that halted at step t (index 0 unused); length maxSteps + 1. */
+  readonly haltedAtStep: readonly number[];
+  /** Sum of the remainders of those positions, and a histogram over tenths ([0,0.1), ... [0.9,1]). */
+  readonly remainderTenths: readonly number[];
+  readonly remainderSum: number;
+}
