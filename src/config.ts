@@ -1,0 +1,283 @@
+/**
+ * THE option table. One entry makes the flag (`--batch-rows-max`), the environment variable (`PONDER_BATCH_ROWS_MAX`), the
+ * default, the check, the help and a row of README's table. Units come last in the name. A flag wins over a variable, a
+ * variable over the default; what is not in the table is refused, so that a misspelt limit never silently stays at its default.
+ */
+import { availableParallelism } from 'node:os';
+import { fileURLToPath } from 'node:url';
+import type { ModelDescription } from './models/description.js';
+import { didYouMean } from './nearest.js';
+
+interface Option<T> {
+  readonly default: T;
+  /** How documents show a default that depends on the machine. */
+  readonly defaultShown: string;
+  /** What is allowed, to follow "must be". */
+  readonly allowed: string;
+  readonly help: string;
+  /** The value of a text, or undefined when the text is not allowed. */
+  readonly parse: (text: string) => T | undefined;
+}
+
+type Words = Pick<Option<unknown>, 'help'> & { readonly defaultShown?: string };
+
+function integer(defaultValue: number, min: number, max: number, words: Words): Option<number> {
+  return {
+    default: defaultValue,
+    defaultShown: String(defaultValue),
+    allowed: `an integer from ${min} to ${max}`,
+    parse: (text) => {
+      const value = /^\d{1,15}$/.test(text) ? Number(text) : Number.NaN;
+      return value >= min && value <= max ? value : undefined;
+    },
+    ...words,
+  };
+}
+
+function text(defaultValue: string, words: Words): Option<string> {
+  return {
+    default: defaultValue,
+    defaultShown: defaultValue,
+    allowed: 'a text',
+    parse: (value) => value || undefined,
+    ...words,
+  };
+}
+
+function choice<const T extends string>(values: readonly T[], defaultValue: T, words: Words): Option<T> {
+  return {
+    default: defaultValue,
+    defaultShown: defaultValue,
+    allowed: values.length > 2 ? `one of ${values.join(', ')}` : values.join(' or '),
+    parse: (value) => values.find((candidate) => candidate === value),
+    ...words,
+  };
+}
+
+function list<T>(
+  defaultValue: readonly T[],
+  allowed: string,
+  item: (text: string) => T | undefined,
+  words: Words,
+): Option<readonly T[]> {
+  return {
+    default: Object.freeze([...defaultValue]),
+    defaultShown: defaultValue.join(','),
+    allowed,
+    parse: (value) => {
+      const items = value.split(',').map((part) => item(part.trim()));
+      return items.every((part) => part !== undefined) ? Object.freeze(items as T[]) : undefined;
+    },
+    ...words,
+  };
+}
+
+const MINUTE_MS = 60_000;
+const DAY_MS = 1440 * MINUTE_MS;
+const MIB = 1024 * 1024;
+
+export const OPTIONS = {
+  host: text('127.0.0.1', { help: 'Address to listen on; 0.0.0.0 or :: for every interface.' }),
+  port: integer(8080, 0, 65535, { help: 'TCP port to listen on; 0 picks a free one.' }),
+  models: text(fileURLToPath(new URL('../../models', import.meta.url)), {
+    defaultShown: "the package's models/",
+    help: 'Folder that holds the model packages, one subfolder each.',
+  }),
+  modelList: list<string>([], 'names of packages, separated by commas', (name) => name || undefined, {
+    defaultShown: 'all',
+    help: 'Packages to load.',
+  }),
+  precision: choice(['int8', 'float32'], 'int8', {
+    help: 'Arithmetic of the graphs; float32 is the variant for parity tests, about 3 times slower on the CPU.',
+  }),
+  backend: choice(['ort-capi', 'ort-node'], 'ort-capi', {
+    help: "Runtime: ONNX Runtime's C API with bound state, or onnxruntime-node's public API (portable, slower).",
+  }),
+  threads: integer(Math.max(1, availableParallelism()), 1, 1024, {
+    defaultShown: 'cores available',
+    help: 'Threads one step of a model may use.',
+  }),
+  batchRowsMax: integer(512, 1, 65536, { help: 'Rows (positions) computed in one step.' }),
+  lanesMax: integer(256, 1, 65536, { help: 'Sequences that run at a time.' }),
+  slotsMax: integer(8192, 1, 16 * MIB, {
+    help: 'Positions whose state is held at a time, over all running sequences.',
+  }),
+  queueLanesMax: integer(4096, 1, 1_000_000, { help: 'Sequences that wait at a time; past it requests get 429.' }),
+  queueTokensMax: integer(MIB, 1, 1024 * MIB, {
+    help: 'Tokens of the sequences that wait at a time; past it requests get 429.',
+  }),
+  queueWaitMsMax: integer(30_000, 1, DAY_MS, { help: 'Longest wait for the first step; past it a request gets 429.' }),
+  requestsMax: integer(256, 1, 100_000, { help: 'Requests in work at a time; past it requests get 429.' }),
+  inputsMax: integer(1024, 1, 100_000, { help: 'Texts in one request.' }),
+  bodyBytesMax: integer(4 * MIB, 1024, 256 * MIB, { help: 'Bytes of one request body; past it requests get 413.' }),
+  bodiesBytesMax: integer(64 * MIB, 1024, 16384 * MIB, {
+    help: 'Bytes of the bodies of all requests in work; past it requests get 429.',
+  }),
+  textBytesMax: integer(MIB, 1, 256 * MIB, { help: 'UTF-8 bytes of one input text; past it requests get 413.' }),
+  deadlineMsDefault: integer(0, 0, DAY_MS, { help: 'Deadline of a request that names none; 0: none.' }),
+  deadlineMsMax: integer(10 * MINUTE_MS, 1, DAY_MS, { help: 'Longest deadline that a request may name.' }),
+  drainMsMax: integer(25_000, 0, DAY_MS, {
+    help: 'Time that SIGTERM leaves to requests in work; below the 30 s after which Kubernetes kills.',
+  }),
+  connectionsMax: integer(2048, 1, 1_000_000, { help: 'Open connections; past it new ones are dropped.' }),
+  headersTimeoutMs: integer(10_000, 100, DAY_MS, { help: 'Time a client has to send its headers; past it 408.' }),
+  requestTimeoutMs: integer(30_000, 100, DAY_MS, { help: 'Time a client has to send its whole request; past it 408.' }),
+  keepAliveMs: integer(65_000, 1, DAY_MS, {
+    help: 'Time an idle connection stays open; longer than the 60 s of common load balancers.',
+  }),
+  replyStallMsMax: integer(30_000, 100, DAY_MS, {
+    help: 'Time a client may stop reading its reply; past it the connection is closed.',
+  }),
+  headerBytesMax: integer(16_384, 1024, MIB, { help: 'Bytes of request line and headers; past it requests get 431.' }),
+  logLevel: choice(['fatal', 'error', 'warn', 'info', 'debug', 'silent'], 'info', {
+    help: 'Least severity that is logged (JSON lines on standard output); debug logs every request.',
+  }),
+  latencyBucketsMs: list(
+    [0.5, 1, 2.5, 5, 10, 25, 50, 100, 250, 500, 1000, 2500, 5000, 10_000, 30_000],
+    'rising numbers above 0, separated by commas',
+    (part) => (/^\d+(\.\d+)?$/.test(part) && Number(part) > 0 ? Number(part) : undefined),
+    { help: 'Upper bounds of the buckets of the latency histograms.' },
+  ),
+} as const satisfies Record<string, Option<unknown>>;
+
+export type OptionName = keyof typeof OPTIONS;
+export type Config = {
+  readonly [K in OptionName]: (typeof OPTIONS)[K] extends Option<infer T> ? T : never;
+};
+
+/** The command line or the environment is wrong; the message is one line and names the remedy. */
+export class ConfigError extends Error {
+  override readonly name = 'ConfigError';
+}
+
+export function optionNames(): readonly OptionName[] {
+  return Object.keys(OPTIONS) as OptionName[];
+}
+
+/** `batchRowsMax` -> `--batch-rows-max` */
+export function flagOf(name: OptionName): string {
+  return `--${name.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`)}`;
+}
+
+const VARIABLE_PREFIX = 'PONDER_';
+
+/** `batchRowsMax` -> `PONDER_BATCH_ROWS_MAX` */
+export function variableOf(name: OptionName): string {
+  return VARIABLE_PREFIX + name.replace(/[A-Z]/g, (letter) => `_${letter}`).toUpperCase();
+}
+
+/**
+ * The options in force, frozen. Flags are `--name value` or `--name=value`; of a flag given twice the last one counts.
+ * An empty variable counts as unset, since that is what container tools make of a missing value.
+ * @throws ConfigError
+ */
+export function parseConfig(argv: readonly string[], env: Readonly<Record<string, string | undefined>>): Config {
+  const values: Partial<Record<OptionName, unknown>> = {};
+  for (const name of optionNames()) values[name] = OPTIONS[name].default;
+
+  const byVariable = new Map(optionNames().map((name) => [variableOf(name), name]));
+  for (const [variable, value] of Object.entries(env)) {
+    if (!variable.startsWith(VARIABLE_PREFIX) || !value || isServiceLink(variable, value)) continue;
+    const name = byVariable.get(variable);
+    if (name === undefined) {
+      throw new ConfigError(`unknown environment variable ${variable}${didYouMean(variable, byVariable.keys())}`);
+    }
+    values[name] = parseValue(name, value, variable);
+  }
+
+  const byFlag = new Map(optionNames().map((name) => [flagOf(name), name]));
+  for (let i = 0; i < argv.length; i++) {
+    const [flag = '', inline] = splitOnce(argv[i] ?? '', '=');
+    const name = byFlag.get(flag);
+    if (name === undefined) {
+      throw new ConfigError(
+        flag.startsWith('-')
+          ? `unknown option ${flag}${didYouMean(flag, byFlag.keys())} (--help lists them)`
+          : `unexpected argument ${flag}: options are --name value (--help lists them)`,
+      );
+    }
+    const value = inline ?? argv[++i];
+    if (value === undefined) throw new ConfigError(`${flag} needs a value: ${OPTIONS[name].allowed}`);
+    values[name] = parseValue(name, value, flag);
+  }
+
+  const config = Object.freeze(values) as Config;
+  assertRelations(config);
+  return config;
+}
+
+/** The options in force as plain JSON, for `/v1/info` and logs. */
+export function describeConfig(config: Config): Readonly<Record<string, unknown>> {
+  return Object.fromEntries(optionNames().map((name) => [name, config[name]]));
+}
+
+/** The lines of `--help`. */
+export function optionHelp(): string {
+  return optionNames()
+    .map((name) => {
+      const { allowed, defaultShown, help } = OPTIONS[name];
+      return `  ${flagOf(name)}  (${variableOf(name)})\n      ${help}\n      ${allowed}; default ${defaultShown}`;
+    })
+    .join('\n');
+}
+
+/**
+ * Relations between the options and the models, once these are loaded.
+ * @throws ConfigError
+ */
+export function assertServable(config: Config, models: readonly ModelDescription[]): void {
+  for (const model of models) {
+    // One window of the model must fit, or a request could wait for ever.
+    if (model.contextTokens > config.slotsMax) {
+      throw new ConfigError(
+        `slotsMax (${config.slotsMax}) is below the context of ${model.id} (${model.contextTokens}): raise --slots-max`,
+      );
+    }
+    if (model.contextTokens > config.queueTokensMax) {
+      throw new ConfigError(
+        `queueTokensMax (${config.queueTokensMax}) is below the context of ${model.id} (${model.contextTokens}): ` +
+          'raise --queue-tokens-max',
+      );
+    }
+  }
+}
+
+function assertRelations(config: Config): void {
+  const atMost = (low: OptionName, high: OptionName): void => {
+    if (Number(config[low]) <= Number(config[high])) return;
+    throw new ConfigError(
+      `${low} (${config[low]}) exceeds ${high} (${config[high]}): lower ${flagOf(low)} or raise ${flagOf(high)}`,
+    );
+  };
+  atMost('batchRowsMax', 'slotsMax');
+  atMost('lanesMax', 'slotsMax');
+  atMost('textBytesMax', 'bodyBytesMax');
+  atMost('bodyBytesMax', 'bodiesBytesMax');
+  atMost('deadlineMsDefault', 'deadlineMsMax');
+  atMost('headersTimeoutMs', 'requestTimeoutMs');
+  for (const [i, bound] of config.latencyBucketsMs.entries()) {
+    const previous = config.latencyBucketsMs[i - 1] ?? 0;
+    if (bound <= previous) {
+      throw new ConfigError(`latencyBucketsMs must rise, but ${bound} follows ${previous}: sort --latency-buckets-ms`);
+    }
+  }
+}
+
+function parseValue(name: OptionName, value: string, source: string): unknown {
+  const parsed = OPTIONS[name].parse(value);
+  if (parsed === undefined) throw new ConfigError(`${source} must be ${OPTIONS[name].allowed}, not '${value}'`);
+  return parsed;
+}
+
+/**
+ * Kubernetes gives every container variables for each Service of its namespace: a Service named `ponder` makes
+ * PONDER_SERVICE_HOST and PONDER_PORT=tcp://10.0.0.1:8080. They are nobody's options.
+ */
+function isServiceLink(variable: string, value: string): boolean {
+  return /_SERVICE_(HOST|PORT)(_|$)|_PORT_\d+_(TCP|UDP|SCTP)(_|$)/.test(variable) || /^(tcp|udp|sctp):\/\//.test(value);
+}
+
+function splitOnce(line: string, separator: string): [string, string?] {
+  const at = line.indexOf(separator);
+  return at < 0 ? [line] : [line.slice(0, at), line.slice(at + 1)];
+}
