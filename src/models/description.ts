@@ -1,3 +1,19 @@
+import type { TensorSpec } from '../runtime/backend.js';
+
+/** One input or output of a graph: a number where the dimension is fixed, a name where it is symbolic. */
+export interface TensorDescription {
+  readonly type: 'float32' | 'int32' | 'int64' | 'bool' | 'uint8';
+  readonly dims: readonly (number | string)[];
+}
+
+/** One ONNX graph of a package, as its manifest describes it; the session must agree. */
+export interface GraphDescription {
+  /** Name within the package's folder. */
+  readonly file: string;
+  readonly inputs: Readonly<Record<string, TensorDescription>>;
+  readonly outputs: Readonly<Record<string, TensorDescription>>;
+}
+
 /** What the server tells about a loaded model, and what the main thread needs to turn text into windows. */
 export interface ModelDescription {
   readonly id: string;
@@ -12,12 +28,27 @@ export interface ModelDescription {
   readonly threshold: number;
   readonly bosId: number;
   readonly parameters: number;
+  /** The graphs of `precision` by name; a family requires those it runs. */
+  readonly graphs: Readonly<Record<string, GraphDescription>>;
+  /** Numbers of keys that attention is computed over: lengths are padded to the next one. Ascending, the last >= contextTokens. */
+  readonly keyLadder: readonly number[];
   /** Absolute folder of the package. */
   readonly folder: string;
+  /** The graphs of `precision` by name, as the manifest describes them. */
+  readonly graphs: Readonly<Record<string, GraphDescription>>;
+  /** Keys a query may attend over, ascending; see RaggedAttention. */
+  readonly keyLadder: readonly number[];
   /** Provenance and measured quality, verbatim from the manifest. */
   readonly provenance: Readonly<Record<string, unknown>>;
   readonly quality: Readonly<Record<string, unknown>>;
   readonly createdAtUnix: number;
+}
+
+export interface GraphDescription {
+  /** File name inside the package. */
+  readonly file: string;
+  readonly inputs: Readonly<Record<string, TensorSpec>>;
+  readonly outputs: Readonly<Record<string, TensorSpec>>;
 }
 
 /** A package that was refused, by name, with the reason; the others still serve. */
