@@ -1,6 +1,4 @@
-import type { TensorSpec } from '../runtime/backend.js';
-
-/** One input or output of a graph: a number where the dimension is fixed, a name where it is symbolic. */
+/** One input or output of a graph (the runtime's TensorSpec, which models must not import): a number where the dimension is fixed, a name where it is symbolic. */
 export interface TensorDescription {
   readonly type: 'float32' | 'int32' | 'int64' | 'bool' | 'uint8';
   readonly dims: readonly (number | string)[];
@@ -30,25 +28,14 @@ export interface ModelDescription {
   readonly parameters: number;
   /** The graphs of `precision` by name; a family requires those it runs. */
   readonly graphs: Readonly<Record<string, GraphDescription>>;
-  /** Numbers of keys that attention is computed over: lengths are padded to the next one. Ascending, the last >= contextTokens. */
+  /** Keys a query may attend over, ascending, the last >= contextTokens; see RaggedAttention. */
   readonly keyLadder: readonly number[];
   /** Absolute folder of the package. */
   readonly folder: string;
-  /** The graphs of `precision` by name, as the manifest describes them. */
-  readonly graphs: Readonly<Record<string, GraphDescription>>;
-  /** Keys a query may attend over, ascending; see RaggedAttention. */
-  readonly keyLadder: readonly number[];
   /** Provenance and measured quality, verbatim from the manifest. */
   readonly provenance: Readonly<Record<string, unknown>>;
   readonly quality: Readonly<Record<string, unknown>>;
   readonly createdAtUnix: number;
-}
-
-export interface GraphDescription {
-  /** File name inside the package. */
-  readonly file: string;
-  readonly inputs: Readonly<Record<string, TensorSpec>>;
-  readonly outputs: Readonly<Record<string, TensorSpec>>;
 }
 
 /** A package that was refused, by name, with the reason; the others still serve. */
