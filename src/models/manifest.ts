@@ -1,0 +1,160 @@
+/**
+ * manifest.json: what a model package says about itself. Strict: an unknown key is an error, because a setting that this version does not know
+ * may change what the model computes. New families and tasks are added to `FAMILIES` and `TASKS`.
+ */
+import { type Static, type TProperties, type TSchema, Type } from 'typebox';
+import { Value } from 'typebox/value';
+
+export const FORMAT = 'ponder-serve/1';
+export const FAMILIES = ['universal-transformer'] as const;
+export const TASKS = ['score'] as const;
+export const PRECISIONS = ['int8', 'float32'] as const;
+
+/** A manifest describes graphs and hashes; a megabyte is already a hundred times the usual. */
+export const MANIFEST_BYTES_MAX = 1_048_576;
+
+/** A plain name within the folder: no separator, no leading dot, so no path out of it. */
+export const FILE_NAME = '^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$';
+const MODEL_NAME = '^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$';
+
+/** An object whose keys are known, all of them required unless `Type.Optional`. */
+const Strict = <T extends TProperties>(properties: T) => Type.Object(properties, { additionalProperties: false });
+/** An object with any keys of a pattern; the record alone would leave other keys unchecked. */
+const Named = <T extends TSchema>(keys: string, value: T) =>
+  Type.Record(Type.String({ pattern: keys }), value, { additionalProperties: false });
+const OneOf = <const T extends readonly string[]>(values: T) =>
+  Type.Enum(values as unknown as [T[number], ...T[number][]]);
+const Count = Type.Integer({ minimum: 1, maximum: 2 ** 31 - 1 });
+const TokenId = Type.Integer({ minimum: 0, maximum: 2 ** 31 - 1 });
+const Free = Type.Record(Type.String(), Type.Unknown());
+
+const Tensor = Strict({
+  type: OneOf(['float32', 'int32', 'int64', 'bool', 'uint8']),
+  dims: Type.Array(Type.Union([Count, Type.String({ minLength: 1 })]), { maxItems: 8 }),
+});
+const Graph = Strict({
+  file: Type.String({ pattern: FILE_NAME }),
+  inputs: Named('^.+$', Tensor),
+  outputs: Named('^.+$', Tensor),
+});
+/** The graphs of a depth-adaptive scorer; `finish_top` is `finish` with the k best candidates beside the targets. */
+const Graphs = Strict({ begin: Graph, step: Graph, finish: Graph, finish_top: Graph });
+
+export const Manifest = Strict({
+  format: Type.Literal(FORMAT),
+  name: Type.String({ pattern: MODEL_NAME }),
+  family: OneOf(FAMILIES),
+  task: OneOf(TASKS),
+  language: Type.String({ minLength: 1 }),
+  dimensions: Strict({ d_model: Count, heads: Count, d_ff: Count, vocab: Count, context: Count }),
+  /** The one halting rule that the graphs and the engine implement; see reference/model-families.md for the others. */
+  halting: Strict({
+    act_type: Type.Literal('accumulated'),
+    halted_state: Type.Literal('freeze'),
+    forced_stop: Type.Literal('remainder'),
+    /** Depths travel in one byte. */
+    max_steps: Type.Integer({ minimum: 1, maximum: 255 }),
+    threshold: Type.Number({ exclusiveMinimum: 0, maximum: 1 }),
+  }),
+  tokens: Strict({ bos: TokenId, eos: TokenId, pad: TokenId }),
+  parameters: Count,
+  attention: Strict({ key_ladder: Type.Array(Count, { minItems: 1, maxItems: 64 }) }),
+  precisions: Strict({ int8: Type.Optional(Graphs), float32: Type.Optional(Graphs) }),
+  provenance: Free,
+  quality: Free,
+  files: Named(
+    FILE_NAME,
+    Strict({ bytes: Type.Integer({ minimum: 0 }), sha256: Type.String({ pattern: '^[0-9a-f]{64}$' }) }),
+  ),
+});
+export type Manifest = Static<typeof Manifest>;
+export type Precision = (typeof PRECISIONS)[number];
+
+/** A package that can't be served, and why; the message is one line that names the file and the remedy. */
+export class PackageError extends Error {
+  override readonly name = 'PackageError';
+}
+
+const REMEDY = 're-export or restore it';
+
+/** The message says what is wrong with `file` of a package; the remedy is always the same. */
+export function damaged(file: string, what: string): PackageError {
+  return new PackageError(`${file}: ${what}: ${REMEDY}`);
+}
+
+/**
+ * The manifest in a text, checked against the schema and against itself. `folderName` is the name it must bear.
+ * @throws PackageError
+ */
+export function parseManifest(json: string, folderName: string): Manifest {
+  const value = parseJson(json);
+  expectKnown(value);
+  if (!Value.Check(Manifest, value)) throw damaged('manifest.json', explain(value));
+  const problem = contradiction(value, folderName);
+  if (problem !== null) throw damaged('manifest.json', problem);
+  return value;
+}
+
+function parseJson(json: string): unknown {
+  try {
+    return JSON.parse(json);
+  } catch (error) {
+    throw damaged('manifest.json', `not JSON (${(error as Error).message})`);
+  }
+}
+
+/** A package of another version or family is not damaged; it gets the message that it is not for this server. */
+function expectKnown(value: unknown): void {
+  if (typeof value !== 'object' || value === null) return;
+  const known: Record<string, readonly string[]> = { format: [FORMAT], family: FAMILIES, task: TASKS };
+  for (const [key, values] of Object.entries(known)) {
+    const found = (value as Record<string, unknown>)[key];
+    if (typeof found !== 'string' || values.includes(found)) continue;
+    throw new PackageError(
+      `manifest.json: unknown ${key} ${JSON.stringify(found.slice(0, 64))}, this version serves ${values.join(', ')}: ` +
+        'upgrade ponder-serve or re-export the package',
+    );
+  }
+}
+
+/** The first schema error in words; of the errors of an alternative the last one says what was expected. */
+function explain(value: unknown): string {
+  const errors = Value.Errors(Manifest, value);
+  const unknown = errors.find((error) => error.keyword === 'additionalProperties');
+  if (unknown?.keyword === 'additionalProperties') {
+    return `unknown key ${unknown.params.additionalProperties.slice(0, 8).join(', ')} in ${unknown.instancePath || '/'}`;
+  }
+  const [error] = errors;
+  if (error === undefined) return 'invalid';
+  const where = error.instancePath || '/';
+  if (error.keyword === 'const') return `${where} must be ${JSON.stringify(error.params.allowedValue)}`;
+  if (error.keyword === 'enum') return `${where} must be one of ${error.params.allowedValues.join(', ')}`;
+  return `${where} ${error.message}`;
+}
+
+/** What the schema can't say: limits that must agree with each other. Null: nothing is wrong. */
+function contradiction(manifest: Manifest, folderName: string): string | null {
+  const { dimensions, tokens, attention, files } = manifest;
+  if (manifest.name !== folderName) return `name is ${manifest.name} but the folder is ${folderName}`;
+  if (dimensions.d_model % dimensions.heads !== 0) {
+    return `d_model (${dimensions.d_model}) is no multiple of heads (${dimensions.heads})`;
+  }
+  for (const [name, id] of Object.entries(tokens)) {
+    if (id >= dimensions.vocab) return `token ${name} (${id}) is outside the vocabulary (${dimensions.vocab})`;
+  }
+  const ladder = attention.key_ladder;
+  if (ladder.some((keys, i) => i > 0 && keys <= (ladder[i - 1] as number))) return 'key_ladder must ascend';
+  const widest = ladder.at(-1) as number;
+  if (widest < dimensions.context) return `key_ladder ends at ${widest}, below the context (${dimensions.context})`;
+  if (PRECISIONS.every((precision) => manifest.precisions[precision] === undefined)) return 'precisions is empty';
+  for (const file of requiredFiles(manifest)) {
+    if (!Object.hasOwn(files, file)) return `files does not list ${file}`;
+  }
+  return null;
+}
+
+/** The files that serving needs by name. Weights are named within the graphs; they are checked like all others listed. */
+function requiredFiles(manifest: Manifest): Set<string> {
+  const graphs = PRECISIONS.flatMap((precision) => Object.values(manifest.precisions[precision] ?? {}));
+  return new Set([...graphs.map((graph) => graph.file), 'tokenizer.json']);
+}
