@@ -102,9 +102,11 @@ export const OPTIONS = {
   slotsMax: integer(8192, 1, 16 * MIB, {
     help: 'Positions whose state is held at a time, over all running sequences.',
   }),
-  queueLanesMax: integer(4096, 1, 1_000_000, { help: 'Sequences that wait at a time; past it requests get 429.' }),
+  queueLanesMax: integer(4096, 1, 1_000_000, {
+    help: 'Sequences waiting or running at a time; past it requests get 429.',
+  }),
   queueTokensMax: integer(MIB, 1, 1024 * MIB, {
-    help: 'Tokens of the sequences that wait at a time; past it requests get 429.',
+    help: 'Tokens of the sequences waiting or running at a time; past it requests get 429.',
   }),
   queueWaitMsMax: integer(30_000, 1, DAY_MS, { help: 'Longest wait for the first step; past it a request gets 429.' }),
   requestsMax: integer(256, 1, 100_000, { help: 'Requests in work at a time; past it requests get 429.' }),
@@ -226,17 +228,12 @@ export function optionHelp(): string {
  * @throws ConfigError
  */
 export function assertServable(config: Config, models: readonly ModelDescription[]): void {
-  for (const model of models) {
-    // One window of the model must fit, or a request could wait for ever.
-    if (model.contextTokens > config.slotsMax) {
+  // One window of the longest model must fit everywhere, or a request could wait for ever.
+  for (const { id, contextTokens } of models) {
+    for (const name of ['batchRowsMax', 'slotsMax', 'queueTokensMax'] as const) {
+      if (config[name] >= contextTokens) continue;
       throw new ConfigError(
-        `slotsMax (${config.slotsMax}) is below the context of ${model.id} (${model.contextTokens}): raise --slots-max`,
-      );
-    }
-    if (model.contextTokens > config.queueTokensMax) {
-      throw new ConfigError(
-        `queueTokensMax (${config.queueTokensMax}) is below the context of ${model.id} (${model.contextTokens}): ` +
-          'raise --queue-tokens-max',
+        `${name} (${config[name]}) is below the context of ${id} (${contextTokens}): raise ${flagOf(name)}`,
       );
     }
   }
