@@ -1,0 +1,181 @@
+/**
+ * The HTTP server, assembled: plugins, OpenAPI, routes, and the one exit of every request. It never listens, so that tests can
+ * inject requests; `cli/serve.ts` does.
+ */
+import { randomUUID } from 'node:crypto';
+import type { IncomingMessage, ServerResponse } from 'node:http';
+import fastifySwagger from '@fastify/swagger';
+import fastifySwaggerUi from '@fastify/swagger-ui';
+import type { TypeBoxTypeProvider } from '@fastify/type-provider-typebox';
+import Fastify, {
+  type FastifyBaseLogger,
+  type FastifyHttpOptions,
+  type FastifyInstance,
+  type FastifyReply,
+  type FastifyRequest,
+  type FastifyServerOptions,
+  LogController,
+  type RawServerDefault,
+} from 'fastify';
+import type { Config } from '../config.js';
+import type { Engine } from '../engine/engine.js';
+import type { Metrics } from '../metrics/metrics.js';
+import type { Observer } from '../metrics/observe.js';
+import type { RefusedModel } from '../models/description.js';
+import type { Tokenizer } from '../tokenize/types.js';
+import { VERSION } from '../version.js';
+import type { Admission } from './admission.js';
+import {
+  answerConnection,
+  answerExpectation,
+  notFound,
+  sendError,
+  toConnectionError,
+  toServerError,
+} from './errors.js';
+import { parseJsonBody } from './json-body.js';
+import type { ModelTable } from './model-table.js';
+import { RequestExit } from './request-exit.js';
+import { RouteTable } from './route-table.js';
+import { documentRoutes } from './routes/documents.js';
+import { healthRoutes } from './routes/health.js';
+import { infoRoutes } from './routes/info.js';
+import { modelRoutes } from './routes/models.js';
+import { scoreRoutes } from './routes/score.js';
+
+export interface AppDeps {
+  readonly config: Config;
+  readonly engine: Engine;
+  readonly admission: Admission;
+  /** By model id. */
+  readonly tokenizers: ReadonlyMap<string, Tokenizer>;
+  /** Packages that are not served, with the reason. */
+  readonly refused: () => readonly RefusedModel[];
+  readonly metrics: Metrics;
+  readonly observer: Observer;
+  readonly logger: NonNullable<FastifyServerOptions['logger']>;
+}
+
+export type App = FastifyInstance<
+  RawServerDefault,
+  IncomingMessage,
+  ServerResponse,
+  FastifyBaseLogger,
+  TypeBoxTypeProvider
+>;
+
+declare module 'fastify' {
+  interface FastifyRequest {
+    exit: RequestExit;
+  }
+}
+
+/** Ids longer than this, or with characters that could forge a log line, are replaced by our own. */
+const REQUEST_ID = /^[\w.:-]{1,128}$/;
+
+export async function buildApp(deps: AppDeps): Promise<App> {
+  const { config, admission, engine } = deps;
+  const app: App = Fastify({
+    ...serverOptions(deps),
+    frameworkErrors: (error, request, reply) => {
+      openExit(request as FastifyRequest, reply as FastifyReply, deps);
+      fail(error, request as FastifyRequest, reply as FastifyReply, config);
+    },
+  }).withTypeProvider<TypeBoxTypeProvider>();
+  app.server.headersTimeout = config.headersTimeoutMs;
+  app.server.maxConnections = config.connectionsMax;
+  app.server.on('checkExpectation', answerExpectation);
+
+  const routes = new RouteTable();
+  app.addHook('onRoute', ({ url, method }) => routes.add(url, [method].flat()));
+  app.decorateRequest('exit');
+  app.addHook('onRequest', async (request, reply) => {
+    openExit(request, reply, deps);
+    if (admission.draining) reply.header('connection', 'close');
+  });
+  // A client that stops reading its reply would hold it, and its permit, for as long as it likes.
+  app.addHook('onSend', async (_request, reply) => {
+    reply.raw.setTimeout(config.replyStallMsMax, () => reply.raw.destroy());
+  });
+  app.setErrorHandler((error, request, reply) => fail(error, request, reply, config));
+  app.setNotFoundHandler(async (request, reply) => {
+    throw notFound(request, reply, routes);
+  });
+  app.removeAllContentTypeParsers();
+  app.addContentTypeParser('application/json', { parseAs: 'buffer' }, parseJsonBody);
+
+  await app.register(fastifySwagger, {
+    openapi: {
+      openapi: '3.1.0',
+      info: {
+        title: 'ponder-serve',
+        version: VERSION,
+        description: 'Inference for models that decide for themselves how much to compute.',
+      },
+    },
+  });
+  await app.register(fastifySwaggerUi, { routePrefix: '/docs', staticCSP: true });
+
+  const models: ModelTable = { served: () => engine.models(), refused: deps.refused };
+  scoreRoutes(app, deps, models);
+  modelRoutes(app, models);
+  infoRoutes(app, deps, models);
+  healthRoutes(app, deps, models);
+  documentRoutes(app, deps);
+
+  const stopTelemetry = engine.onTelemetry((report) => deps.observer.telemetry(report));
+  app.addHook('onClose', async () => stopTelemetry());
+  return app;
+}
+
+function serverOptions({ config, observer, logger }: AppDeps): FastifyHttpOptions<RawServerDefault> {
+  return {
+    logger,
+    logController: new LogController({ disableRequestLogging: true }),
+    bodyLimit: config.bodyBytesMax,
+    requestTimeout: config.requestTimeoutMs,
+    keepAliveTimeout: config.keepAliveMs,
+    http: {
+      maxHeaderSize: config.headerBytesMax,
+      // Node looks for late requests at this interval; with its default of 30 s a limit of 10 s would mean up to 40 s.
+      connectionsCheckingInterval: Math.min(5000, Math.max(50, Math.floor(config.headersTimeoutMs / 4))),
+    },
+    // While draining, our own door answers, in our own shape.
+    return503OnClosing: false,
+    ajv: { customOptions: { removeAdditional: false, coerceTypes: false, useDefaults: false, allErrors: false } },
+    genReqId: ({ headers }) => {
+      const id = headers['x-request-id'];
+      return typeof id === 'string' && REQUEST_ID.test(id) ? id : randomUUID();
+    },
+    clientErrorHandler: (error, socket) => {
+      const answer = toConnectionError(error);
+      if (answer === null) socket.destroy();
+      else if (answerConnection(socket, answer)) observer.finished(null, answer.code);
+    },
+  };
+}
+
+/** Opens the one exit of a request: the closing of its response, which comes after the reply and after a hang-up alike. */
+function openExit(request: FastifyRequest, reply: FastifyReply, { observer }: AppDeps): void {
+  const exit = new RequestExit();
+  request.exit = exit;
+  reply.header('x-request-id', request.id);
+  reply.raw.once('close', () => {
+    exit.finish(reply.raw.writableEnded);
+    observer.finished(request.routeOptions.url ?? null, exit.outcome);
+    request.log.debug(
+      { method: request.method, route: request.routeOptions.url, outcome: exit.outcome },
+      'request left',
+    );
+  });
+}
+
+function fail(thrown: unknown, request: FastifyRequest, reply: FastifyReply, config: Config): void {
+  const error = toServerError(thrown, request, config.bodyBytesMax);
+  request.exit.outcome = error.code;
+  if (error.code === 'INTERNAL') request.log.error({ err: thrown }, 'request failed');
+  // Fastify closes the connection when a body could not be parsed. Closing while the client still sends resets it, and the
+  // answer is lost; Node discards the rest of the body instead, for as long as --request-timeout-ms.
+  if (error.code !== 'DRAINING') reply.removeHeader('connection');
+  sendError(reply, error);
+}

@@ -1,0 +1,195 @@
+/**
+ * What requests and replies look like: these objects validate, make the TypeScript types and make the OpenAPI document.
+ * Unknown fields are refused and nothing is coerced: `"max_steps": "3"` is a mistake of the caller, not a 3.
+ */
+import { type Static, type TSchema, Type } from '@fastify/type-provider-typebox';
+import { ERRORS } from '../errors.js';
+
+export const TOP_LOGPROBS_MAX = 20;
+
+const Nullable = <T extends TSchema>(schema: T) => Type.Union([schema, Type.Null()]);
+
+export const ScoreBody = Type.Object(
+  {
+    input: Type.Union(
+      [Type.String(), Type.Array(Type.String()), Type.Array(Type.Integer()), Type.Array(Type.Array(Type.Integer()))],
+      { description: 'A text, a list of texts, a list of token ids, or a list of lists of token ids.' },
+    ),
+    model: Type.Optional(Type.String({ description: 'Name of the model; may be left out when only one is served.' })),
+    max_steps: Type.Optional(
+      Type.Integer({
+        minimum: 1,
+        description:
+          "Step at which every position still running is stopped; default and upper limit: the model's maximum.",
+      }),
+    ),
+    min_steps: Type.Optional(
+      Type.Integer({ minimum: 1, description: 'No position halts before this step; default 1, at most max_steps.' }),
+    ),
+    threshold: Type.Optional(
+      Type.Number({
+        exclusiveMinimum: 0,
+        maximum: 1,
+        description: "Sum of halting probabilities above which a position halts; default: the model's own.",
+      }),
+    ),
+    deadline_ms: Type.Optional(
+      Type.Integer({ minimum: 1, description: 'The request is given up with 504 when it takes longer than this.' }),
+    ),
+    top_logprobs: Type.Optional(
+      Type.Integer({
+        minimum: 0,
+        maximum: TOP_LOGPROBS_MAX,
+        default: 0,
+        description: 'Number of most probable tokens to return beside each token.',
+      }),
+    ),
+    stride: Type.Optional(
+      Type.Integer({
+        minimum: 1,
+        description:
+          'Tokens between the beginnings of two windows of a text longer than the context; default: half of it.',
+      }),
+    ),
+    return_tokens: Type.Optional(
+      Type.Boolean({ default: true, description: 'false leaves out the list of tokens and keeps the sums.' }),
+    ),
+  },
+  {
+    additionalProperties: false,
+    examples: [
+      { input: 'In the beginning was the word.' },
+      { input: ['A first text.', 'A second one.'], max_steps: 3, return_tokens: false },
+      { input: [5, 6, 7, 8], threshold: 0.5, top_logprobs: 2 },
+      { input: [[5, 6], [7]], min_steps: 2, deadline_ms: 60000, stride: 4 },
+    ],
+  },
+);
+export type ScoreBody = Static<typeof ScoreBody>;
+
+const TopLogprob = Type.Object(
+  { id: Type.Integer(), text: Type.String(), logprob: Type.Number({ description: 'Nats.' }) },
+  { additionalProperties: false },
+);
+
+const ScoredToken = Type.Object(
+  {
+    id: Type.Integer(),
+    text: Type.String({ description: 'U+FFFD stands for bytes that are only part of a character.' }),
+    offset: Type.Integer({
+      description: 'Where the token begins in the text (the decoded text for token ids), in UTF-16 code units.',
+    }),
+    logprob: Type.Number({ description: 'Nats.' }),
+    depth: Type.Integer({ description: 'Steps N of the position that predicts the token.' }),
+    remainder: Type.Number({ description: 'Remainder R of that position.' }),
+    top_logprobs: Type.Optional(Type.Array(TopLogprob, { description: 'Best first.' })),
+  },
+  { additionalProperties: false },
+);
+
+export const ScoreResult = Type.Object(
+  {
+    index: Type.Integer({ description: 'Place of the text in the input.' }),
+    logprob: Type.Number({ description: 'Sum over all tokens, in nats.' }),
+    bytes: Type.Integer({ description: 'Length of the text in UTF-8.' }),
+    bits_per_byte: Nullable(Type.Number({ description: 'null when the tokens decode to no text.' })),
+    perplexity: Type.Number({ description: 'exp(-logprob / tokens)' }),
+    windows: Type.Integer({ description: 'Windows the text was cut into.' }),
+    ponder: Type.Object(
+      {
+        mean: Type.Number({ description: 'Mean steps of the scored tokens.' }),
+        max: Type.Integer(),
+        cost: Type.Number({ description: 'Mean ponder cost N + R (Graves 2016).' }),
+        histogram: Type.Array(Type.Integer(), { description: 'Tokens by steps; the index is the number of steps.' }),
+      },
+      { additionalProperties: false },
+    ),
+    tokens: Type.Optional(Type.Array(ScoredToken)),
+  },
+  { additionalProperties: false },
+);
+export type ScoreResult = Static<typeof ScoreResult>;
+
+const Usage = Type.Object(
+  {
+    tokens: Type.Integer({ description: 'Tokens scored.' }),
+    position_steps: Type.Integer({ description: 'Steps run over all positions, context of windows included.' }),
+    position_steps_fixed: Type.Integer({ description: 'What a model without halting would have run.' }),
+  },
+  { additionalProperties: false },
+);
+export type Usage = Static<typeof Usage>;
+
+const Timing = Type.Object(
+  {
+    queue_ms: Type.Number(),
+    tokenize_ms: Type.Number(),
+    compute_ms: Type.Number(),
+    total_ms: Type.Number({ description: 'From the arrival of the headers until the reply was ready to be written.' }),
+  },
+  { additionalProperties: false, description: 'Also sent as the Server-Timing header.' },
+);
+export type Timing = Static<typeof Timing>;
+
+export const ScoreReply = Type.Object(
+  { model: Type.String(), results: Type.Array(ScoreResult), usage: Usage, timing: Timing },
+  { additionalProperties: false },
+);
+export type ScoreReply = Static<typeof ScoreReply>;
+
+const codes = Object.keys(ERRORS);
+
+export const ErrorReply = Type.Object({
+  error: Type.Object({
+    code: Type.String({ enum: codes, description: 'Match on this.' }),
+    message: Type.String({ description: 'What is wrong and what to do.' }),
+    type: Type.String(),
+    param: Nullable(Type.String({ description: 'The field at fault.' })),
+  }),
+});
+
+const modelFields = {
+  id: Type.String(),
+  object: Type.Literal('model'),
+  created: Type.Integer({ description: 'Unix seconds.' }),
+  owned_by: Type.String(),
+  max_model_len: Type.Integer({ description: 'Positions of one window, <s> included.' }),
+  family: Type.String(),
+  task: Type.String(),
+  language: Type.String(),
+  precision: Type.String(),
+  vocabulary_size: Type.Integer(),
+  parameters: Type.Integer(),
+  halting: Type.Object({
+    max_steps: Type.Integer({ description: 'The depth bound T.' }),
+    threshold: Type.Number({ description: 'Default of the field threshold.' }),
+  }),
+};
+
+export const ModelSummary = Type.Object(modelFields);
+export const ModelList = Type.Object({ object: Type.Literal('list'), data: Type.Array(ModelSummary) });
+
+export const ModelDetail = Type.Object({
+  ...modelFields,
+  provenance: Type.Record(Type.String(), Type.Unknown(), { description: 'Verbatim from the package.' }),
+  quality: Type.Record(Type.String(), Type.Unknown(), { description: 'Verbatim from the package.' }),
+});
+export type ModelDetail = Static<typeof ModelDetail>;
+
+export const ModelParams = Type.Object({ id: Type.String({ description: 'Name of the model.' }) });
+
+export const Info = Type.Object({
+  name: Type.String(),
+  version: Type.String(),
+  state: Type.String(),
+  device: Type.String(),
+  backend: Type.String(),
+  threads: Type.Integer(),
+  engine_restarts: Type.Integer(),
+  models: Type.Array(Type.String()),
+  refused_models: Type.Array(Type.Object({ id: Type.String(), reason: Type.String() })),
+  options: Type.Record(Type.String(), Type.Unknown(), { description: 'The options in force.' }),
+});
+
+export const Live = Type.Object({ status: Type.Literal('live') });
+export const Ready = Type.Object({ status: Type.Literal('ready'), models: Type.Array(Type.String()) });

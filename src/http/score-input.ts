@@ -1,0 +1,69 @@
+/** The field `input`: its four shapes as one list, every item checked before the first one is tokenised. */
+import type { Config } from '../config.js';
+import { ServerError } from '../errors.js';
+import type { ScoreBody } from './schemas.js';
+import { INPUT_ALLOWED } from './validation.js';
+
+/** One text to score, as text or as token ids. */
+export type ScoreInput =
+  | { readonly text: string; readonly param: string }
+  | { readonly ids: Int32Array; readonly param: string };
+
+export type InputLimits = Pick<Config, 'inputsMax' | 'textBytesMax' | 'queueTokensMax'> & {
+  readonly vocabularySize: number;
+};
+
+/** @throws ServerError INVALID_REQUEST or PAYLOAD_TOO_LARGE, naming the input at fault (`input`, or `input[3]` of a list) */
+export function readInputs(input: ScoreBody['input'], limits: InputLimits): ScoreInput[] {
+  if (typeof input === 'string') return [textInput(input, 'input', limits)];
+  if (input.length === 0) {
+    throw new ServerError('INVALID_REQUEST', `input is an empty list; it must be ${INPUT_ALLOWED}`, 'input');
+  }
+  if (typeof input[0] === 'number') return [idsInput(input as number[], 'input', limits)];
+  if (input.length > limits.inputsMax) {
+    throw new ServerError(
+      'INVALID_REQUEST',
+      `input holds ${input.length} texts, at most ${limits.inputsMax} are allowed: split the request (--inputs-max)`,
+      'input',
+    );
+  }
+  return (input as (string | number[])[]).map((item, i) =>
+    typeof item === 'string' ? textInput(item, `input[${i}]`, limits) : idsInput(item, `input[${i}]`, limits),
+  );
+}
+
+function textInput(text: string, param: string, { textBytesMax }: InputLimits): ScoreInput {
+  if (text === '') throw new ServerError('INVALID_REQUEST', `${param} is empty: send at least one character`, param);
+  if (Buffer.byteLength(text) > textBytesMax) {
+    const message = `${param} exceeds ${textBytesMax} bytes: split the text (--text-bytes-max)`;
+    throw new ServerError('PAYLOAD_TOO_LARGE', message, param);
+  }
+  // JSON can spell half a surrogate pair (\ud800), which no UTF-8 text holds: scoring a replacement would score another text.
+  const lone = text.search(/\p{Surrogate}/u);
+  if (lone >= 0) {
+    const unit = text.charCodeAt(lone).toString(16).toUpperCase();
+    const message = `${param} holds a lone surrogate (U+${unit}) at offset ${lone}: send well-formed Unicode text`;
+    throw new ServerError('INVALID_REQUEST', message, param);
+  }
+  return { text, param };
+}
+
+function idsInput(ids: readonly number[], param: string, limits: InputLimits): ScoreInput {
+  if (ids.length === 0) throw new ServerError('INVALID_REQUEST', `${param} holds no tokens: send at least one`, param);
+  if (ids.length > limits.queueTokensMax) throw tooManyTokens(ids.length, limits.queueTokensMax, param);
+  const bad = ids.findIndex((id) => id < 0 || id >= limits.vocabularySize);
+  if (bad >= 0) {
+    const message = `${param} holds the token id ${ids[bad]} at place ${bad}; ids are 0 to ${limits.vocabularySize - 1}`;
+    throw new ServerError('INVALID_REQUEST', message, param);
+  }
+  return { ids: Int32Array.from(ids), param };
+}
+
+export function tooManyTokens(tokens: number, queueTokensMax: number, param: string): ServerError {
+  return new ServerError(
+    'PAYLOAD_TOO_LARGE',
+    `${param} needs windows of ${tokens} tokens in all, more than ${queueTokensMax} can ever wait: ` +
+      'split it or use a larger stride (--queue-tokens-max)',
+    param,
+  );
+}
