@@ -1,0 +1,209 @@
+/** An engine, a tokenizer and a model without weights: deterministic, and slow only when a test holds a gate shut. */
+import { parseConfig } from '../src/config.js';
+import type { Engine, EngineInfo, EngineState, ScoreOutcome, ScoreRequest } from '../src/engine/engine.js';
+import type { EngineTelemetry, ScoreWindow, ScoreWindowResult } from '../src/engine/protocol.js';
+import { ServerError } from '../src/errors.js';
+import { Admission } from '../src/http/admission.js';
+import { type App, type AppDeps, buildApp } from '../src/http/app.js';
+import { createMetrics } from '../src/metrics/metrics.js';
+import { Observer } from '../src/metrics/observe.js';
+import type { ModelDescription } from '../src/models/description.js';
+import type { Encoded, Tokenizer } from '../src/tokenize/types.js';
+
+export function describeModel(changes: Partial<ModelDescription> = {}): ModelDescription {
+  return {
+    id: 'fake',
+    family: 'universal-transformer',
+    task: 'score',
+    language: 'en',
+    precision: 'int8',
+    vocabularySize: 257,
+    contextTokens: 17,
+    maxSteps: 8,
+    threshold: 0.99,
+    bosId: 0,
+    parameters: 1000,
+    graphs: {},
+    keyLadder: [17],
+    folder: '/nowhere/fake',
+    provenance: { licence: 'Apache-2.0', trained: { steps: 3 } },
+    quality: { bitsPerByte: 1.5 },
+    createdAtUnix: 1_700_000_000,
+    ...changes,
+  };
+}
+
+/** Ids 0 ... 255 are bytes; 256 is the bytes of "é" and the first byte of the next "é", so that tokens straddle characters. */
+export class ByteTokenizer implements Tokenizer {
+  readonly vocabularySize = 257;
+
+  async encode(text: string): Promise<Encoded> {
+    const ids: number[] = [];
+    const offsets: number[] = [];
+    let offset = 0;
+    for (const character of text) {
+      for (const byte of Buffer.from(character)) {
+        ids.push(byte);
+        offsets.push(offset);
+      }
+      offset += character.length;
+    }
+    return { ids: Int32Array.from(ids), offsets: Int32Array.from([...offsets, offset]), bytes: ids.length };
+  }
+
+  decode(ids: ArrayLike<number>): string {
+    return Buffer.from(Array.from(ids).flatMap((id) => (id === 256 ? [0xc3, 0xa9, 0xc3] : [id]))).toString('utf8');
+  }
+
+  tokenText(id: number): string {
+    return this.decode([id]);
+  }
+}
+
+export class FakeEngine implements Engine {
+  state: EngineState = 'ready';
+  reason: string | null = null;
+  restarts = 0;
+  /** Every request that reached the engine. */
+  readonly requests: ScoreRequest[] = [];
+  /** Requests that are in the engine now. */
+  active = 0;
+  #gate: { readonly opened: Promise<void>; readonly open: () => void } | null = null;
+  #failure: Error | null = null;
+  readonly #listeners = new Set<(telemetry: EngineTelemetry) => void>();
+  readonly #arrivals: { readonly count: number; readonly resolve: () => void }[] = [];
+
+  constructor(private readonly described: readonly ModelDescription[] = [describeModel()]) {}
+
+  info(): EngineInfo {
+    const { state, reason, restarts } = this;
+    return { state, reason, device: 'cpu', backend: 'fake', threads: 1, restarts };
+  }
+
+  models(): readonly ModelDescription[] {
+    return this.described;
+  }
+
+  /** Requests wait in the engine until `openGate`. */
+  shutGate(): void {
+    let open = (): void => {};
+    const opened = new Promise<void>((resolve) => {
+      open = resolve;
+    });
+    this.#gate = { opened, open };
+  }
+
+  openGate(): void {
+    this.#gate?.open();
+    this.#gate = null;
+  }
+
+  failWith(error: Error | null): void {
+    this.#failure = error;
+  }
+
+  /** Resolves when this many requests have reached the engine since the beginning. */
+  arrived(count: number): Promise<void> {
+    return new Promise((resolve) => {
+      if (this.requests.length >= count) resolve();
+      else this.#arrivals.push({ count, resolve });
+    });
+  }
+
+  async score(request: ScoreRequest, signal: AbortSignal): Promise<ScoreOutcome> {
+    this.requests.push(request);
+    for (const { count, resolve } of this.#arrivals) if (this.requests.length >= count) resolve();
+    this.active++;
+    try {
+      if (this.#gate !== null) await Promise.race([this.#gate.opened, aborted(signal)]);
+      if (signal.aborted) throw new ServerError('CLIENT_CLOSED', 'The client closed the connection.');
+      if (this.#failure !== null) throw this.#failure;
+      const model = this.described.find(({ id }) => id === request.model);
+      if (model === undefined) throw new Error(`no model ${request.model}`);
+      return { windows: request.windows.map((w) => scoreWindow(w, request, model)), queueMs: 0.25, computeMs: 1.5 };
+    } finally {
+      this.active--;
+    }
+  }
+
+  onTelemetry(listener: (telemetry: EngineTelemetry) => void): () => void {
+    this.#listeners.add(listener);
+    return () => this.#listeners.delete(listener);
+  }
+
+  report(telemetry: EngineTelemetry): void {
+    for (const listener of this.#listeners) listener(telemetry);
+  }
+
+  async drain(): Promise<void> {
+    this.state = 'draining';
+  }
+}
+
+function aborted(signal: AbortSignal): Promise<void> {
+  return new Promise((resolve) => {
+    if (signal.aborted) resolve();
+    else signal.addEventListener('abort', () => resolve(), { once: true });
+  });
+}
+
+/** Any function of the ids would do; depths follow the budget so that tests can see it arrive. */
+export function depthOf(id: number, minSteps: number, maxSteps: number): number {
+  return Math.max(minSteps, Math.min(maxSteps, 1 + (id % 5)));
+}
+
+function scoreWindow(
+  { ids, scoreFrom }: ScoreWindow,
+  { budget, topLogprobs }: ScoreRequest,
+  model: ModelDescription,
+): ScoreWindowResult {
+  const scored = ids.slice(scoreFrom);
+  const tops = Array.from(scored).flatMap((id) =>
+    Array.from({ length: topLogprobs }, (_, k) => (id + k) % model.vocabularySize),
+  );
+  const depth = (id: number): number => depthOf(id, budget.minSteps, budget.maxSteps);
+  return {
+    logprobs: Float32Array.from(scored, (id) => -(1 + (id % 7)) / 3),
+    depths: Uint8Array.from(scored, depth),
+    remainders: Float32Array.from(scored, (id) => (id % 10) / 10),
+    topIds: Int32Array.from(tops),
+    topLogprobs: Float32Array.from(tops, (_, i) => -1 - (i % Math.max(1, topLogprobs))),
+    positionSteps: ids.reduce((sum, id) => sum + depth(id), 0),
+  };
+}
+
+export interface FakeServer {
+  readonly app: App;
+  readonly engine: FakeEngine;
+  readonly admission: Admission;
+  readonly deps: AppDeps;
+}
+
+/** The whole HTTP side over fakes. Close `app` at the end. */
+export async function fakeServer(
+  argv: readonly string[] = [],
+  { engine = new FakeEngine(), ...changes }: Partial<Omit<AppDeps, 'engine'>> & { engine?: FakeEngine } = {},
+): Promise<FakeServer> {
+  const config = parseConfig(argv, {});
+  const admission = new Admission(config, engine);
+  const metrics = createMetrics(
+    {
+      requestsInWork: () => admission.requestsInWork,
+      engineRestarts: () => engine.info().restarts,
+      engineReady: () => engine.info().state === 'ready',
+    },
+    { latencyBucketsMs: config.latencyBucketsMs, processMetrics: false },
+  );
+  const deps: AppDeps = {
+    config,
+    engine,
+    admission,
+    tokenizers: new Map(engine.models().map(({ id }) => [id, new ByteTokenizer()])),
+    refused: () => [],
+    metrics,
+    observer: new Observer(metrics),
+    logger: false,
+    ...changes,
+  };
+  return { app: await buildApp(deps), engine, admission, deps };
+}
