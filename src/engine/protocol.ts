@@ -61,6 +61,8 @@ export type ToEngine =
 
 export type FromEngine =
   | { readonly type: 'ready'; readonly device: string; readonly backend: string; readonly threads: number }
+  /** A package that the runtime could not open; sent before `ready`. */
+  | { readonly type: 'refused'; readonly model: string; readonly reason: string }
   | { readonly type: 'window'; readonly jobId: number; readonly index: number; readonly result: ScoreWindowResult }
   /** Sent once per job after its last window, or instead of it. `startedAtMs`: its first lane was admitted. */
   | { readonly type: 'done'; readonly jobId: number; readonly startedAtMs: number; readonly finishedAtMs: number }

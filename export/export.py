@@ -1,0 +1,147 @@
+"""Exports a checkpoint as a model package: `python export/export.py CHECKPOINT models/NAME`.
+
+A package is a folder: manifest.json (with the sha256 of every other file), the ONNX graphs, weights.bin (their weights, once),
+tokenizer.json and golden.json (what PyTorch computes on the same weights). Two runs write the same bytes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import shutil
+from pathlib import Path
+
+import onnx
+import torch
+from torch import Tensor
+
+import universal_transformer_onnx as ut
+from universal_transformer import LanguageModel, load
+
+ALIGNMENT = 64  # bytes; a cache line, so that no tensor starts in the middle of one
+
+TYPES = {
+    onnx.TensorProto.FLOAT: "float32",
+    onnx.TensorProto.INT32: "int32",
+    onnx.TensorProto.INT64: "int64",
+    onnx.TensorProto.BOOL: "bool",
+    onnx.TensorProto.UINT8: "uint8",
+}
+
+
+def write_weights(path: Path, constants: dict[str, Tensor]) -> dict[str, tuple[int, int]]:
+    """Writes the constants one after another; returns {name: (offset, bytes)}."""
+    places = {}
+    with path.open("wb") as f:
+        for name, tensor in sorted(constants.items()):
+            f.write(bytes(-f.tell() % ALIGNMENT))
+            data = tensor.contiguous().numpy().tobytes()
+            places[name] = (f.tell(), len(data))
+            f.write(data)
+    return places
+
+
+def place(model: onnx.ModelProto, places: dict[str, tuple[int, int]], file: str) -> None:
+    for init in model.graph.initializer:
+        offset, length = places[init.name]
+        for key, value in (("location", file), ("offset", str(offset)), ("length", str(length))):
+            init.external_data.add(key=key, value=value)
+
+
+def read_constants(folder: Path) -> dict[str, Tensor]:
+    """The constants of a package, read back from its graphs: what parity tests start from, not what the exporter had in memory."""
+    constants = {}
+    for path in sorted(folder.glob("*.onnx")):
+        for init in onnx.load(path).graph.initializer:
+            constants[init.name] = torch.from_numpy(onnx.numpy_helper.to_array(init).copy())
+    return constants
+
+
+def signature(model: onnx.ModelProto) -> dict:
+    def side(values) -> dict:
+        out = {}
+        for v in values:
+            t = v.type.tensor_type
+            out[v.name] = {"type": TYPES[t.elem_type], "dims": [d.dim_value or d.dim_param for d in t.shape.dim]}
+        return out
+
+    return {"inputs": side(model.graph.input), "outputs": side(model.graph.output)}
+
+
+def write_json(path: Path, value: object) -> None:
+    path.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+
+
+def golden_score(model: LanguageModel, checkpoint: Path) -> list[dict]:
+    """The texts of the checkpoint's golden file, computed anew on the package's weights. Rounded, so that a last bit does
+    not change the package."""
+    out = []
+    for case in json.loads((checkpoint / "golden.json").read_text()):
+        ids = case["ids"]
+        logprobs, ponder = model.score([ids])[0]
+        chosen = logprobs[torch.arange(len(ids)), torch.tensor(ids)]
+        out.append(
+            {
+                "text": case["text"], "ids": ids, "bytes": case["bytes"],
+                "logprobs": [round(x, 4) for x in chosen.tolist()],
+                "depth": ponder.depth.tolist(),
+                "remainder": [round(x, 4) for x in ponder.remainder.tolist()],
+                "margin": [round(x, 5) if x < 1 else 1 for x in ponder.margin.tolist()],
+            }
+        )  # fmt: skip
+    return out
+
+
+def export_language_model(checkpoint: Path, target: Path) -> None:
+    torch.set_num_threads(1)  # the order of summation, and so the golden file, depends on the number of threads
+    config, weights = load(checkpoint)
+    constants = ut.initialisers(weights, config, config["context"])
+    graphs = ut.graphs(config, constants)
+    shutil.rmtree(target, ignore_errors=True)
+    target.mkdir(parents=True)
+    places = write_weights(target / "weights.bin", constants)
+    precisions: dict[str, dict] = {}
+    for precision, models in graphs.items():
+        precisions[precision] = {}
+        for name, model in models.items():
+            file = f"{name}.onnx" if name == "begin" else f"{name}.{precision}.onnx"
+            place(model, places, "weights.bin")
+            (target / file).write_bytes(model.SerializeToString(deterministic=True))
+            onnx.checker.check_model(target / file)  # by path: only then are external weights looked for beside it
+            precisions[precision][name] = {"file": file, **signature(model)}
+    shutil.copyfile(checkpoint / "tokenizer.json", target / "tokenizer.json")
+    reference = LanguageModel(config, ut.reference_weights(constants, config))
+    write_json(target / "golden.json", golden_score(reference, checkpoint))
+    files = {}
+    for path in sorted(target.iterdir()):
+        data = path.read_bytes()
+        files[path.name] = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    manifest = {
+        "format": "ponder-serve/1",
+        "name": target.name,
+        "family": config["family"],
+        "task": "score",
+        "language": config["language"],
+        "dimensions": {"d_model": config["d_model"], "heads": config["heads"], "d_ff": config["d_ff"], "vocab": config["vocab"], "context": config["context"]},
+        "halting": {k: config[k] for k in ("act_type", "halted_state", "forced_stop", "max_steps", "threshold")},
+        "tokens": {"bos": config["bos"], "eos": 2, "pad": 0},
+        "parameters": sum(w.numel() for w in weights.values()),
+        "precisions": precisions,
+        "provenance": {**config["trained"], "licence": "trained on English Wikipedia text, CC-BY-SA"},
+        "quality": {"checkpoint": config["measured"]},
+        "files": files,
+    }
+    write_json(target / "manifest.json", manifest)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("checkpoint", type=Path, help="folder with config.json, model.safetensors, tokenizer.json, golden.json")
+    parser.add_argument("target", type=Path, help="folder to write, for example models/ut-lm-en")
+    args = parser.parse_args()
+    export_language_model(args.checkpoint, args.target)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,310 @@
+/**
+ * The main thread's end of the engine: starts the worker, admits jobs within the limits, collects results, and restarts a worker that
+ * died. It never touches the runtime. Every job leaves by one exit, `end`, whatever ended it; what a job was charged
+ * (lanes, tokens) is given back there and only there.
+ */
+import { Worker } from 'node:worker_threads';
+import { monotonicMs } from '../clock.js';
+import type { Config } from '../config.js';
+import { ServerError } from '../errors.js';
+import type { ModelDescription, RefusedModel } from '../models/description.js';
+import type { Engine, EngineInfo, EngineState, ScoreOutcome, ScoreRequest } from './engine.js';
+import type { EngineTelemetry, FromEngine, ScoreJob, ScoreWindowResult, ToEngine } from './protocol.js';
+import type { WorkerSetup } from './worker.js';
+
+// A worker that dies at once each time is not restarted in a tight loop; one that served for a while is back at once.
+const RESTART_DELAY_MS_MIN = 50;
+const RESTART_DELAY_MS_MAX = 5_000;
+const STABLE_AFTER_MS = 10_000;
+
+/** Log-probabilities of as many rows are computed between two steps at most. */
+const FINISH_ROWS_MAX = 512;
+
+export interface EngineSettings {
+  readonly setup: WorkerSetup;
+  readonly queueLanesMax: number;
+  readonly queueTokensMax: number;
+}
+
+interface PendingJob {
+  readonly windows: (ScoreWindowResult | undefined)[];
+  readonly lanes: number;
+  readonly tokens: number;
+  readonly submittedAtMs: number;
+  readonly end: (outcome: ScoreOutcome | ServerError) => void;
+}
+
+export class EngineClient implements Engine {
+  private worker: Worker | null = null;
+  private state: EngineState = 'starting';
+  private reason: string | null = 'the engine is loading its models';
+  private ready: { device: string; backend: string; threads: number } = { device: 'cpu', backend: '', threads: 0 };
+  private restarts = 0;
+  private restartDelayMs = RESTART_DELAY_MS_MIN;
+  private restartTimer: NodeJS.Timeout | null = null;
+  private readonly jobs = new Map<number, PendingJob>();
+  private lanesCharged = 0;
+  private tokensCharged = 0;
+  private nextId = 1;
+  private served: readonly ModelDescription[];
+  private readonly refusedByRuntime = new Map<string, string>();
+  private readonly listeners = new Set<(telemetry: EngineTelemetry) => void>();
+  private readonly startup: Promise<void>;
+  private settleStartup: { resolve: () => void; reject: (error: Error) => void } | null = null;
+  private stopped: (() => void) | null = null;
+
+  constructor(private readonly settings: EngineSettings) {
+    this.served = settings.setup.models;
+    this.startup = new Promise((resolve, reject) => {
+      this.settleStartup = { resolve, reject };
+    });
+    this.startup.catch(() => {}); // reported by `started`, whoever awaits it
+    this.spawn();
+  }
+
+  /** Resolves when the first worker is ready; rejects when it can't start. */
+  started(): Promise<void> {
+    return this.startup;
+  }
+
+  info(): EngineInfo {
+    return { state: this.state, reason: this.reason, ...this.ready, restarts: this.restarts };
+  }
+
+  models(): readonly ModelDescription[] {
+    return this.served;
+  }
+
+  /** Packages that passed their checks but that the runtime could not open. */
+  refused(): readonly RefusedModel[] {
+    return [...this.refusedByRuntime].map(([id, reason]) => ({ id, reason }));
+  }
+
+  onTelemetry(listener: (telemetry: EngineTelemetry) => void): () => void {
+    this.listeners.add(listener);
+    return () => this.listeners.delete(listener);
+  }
+
+  async score(request: ScoreRequest, signal: AbortSignal): Promise<ScoreOutcome> {
+    this.refuseUnlessReady();
+    if (signal.aborted) throw closedByClient();
+    const lanes = request.windows.length;
+    const tokens = request.windows.reduce((sum, window) => sum + window.ids.length, 0);
+    if (lanes === 0) return { windows: [], queueMs: 0, computeMs: 0 };
+    this.refuseWhenFull(lanes, tokens);
+    const job: ScoreJob = { ...request, kind: 'score', id: this.nextId++, submittedAtMs: monotonicMs() };
+    return new Promise((resolve, reject) => {
+      const onAbort = () => {
+        this.send({ type: 'abort', jobId: job.id });
+        end(closedByClient());
+      };
+      const end = (outcome: ScoreOutcome | ServerError) => {
+        if (!this.jobs.delete(job.id)) return;
+        this.lanesCharged -= lanes;
+        this.tokensCharged -= tokens;
+        signal.removeEventListener('abort', onAbort);
+        if (outcome instanceof ServerError) reject(outcome);
+        else resolve(outcome);
+      };
+      this.jobs.set(job.id, { windows: new Array(lanes), lanes, tokens, submittedAtMs: job.submittedAtMs, end });
+      this.lanesCharged += lanes;
+      this.tokensCharged += tokens;
+      signal.addEventListener('abort', onAbort, { once: true });
+      this.send({ type: 'submit', job });
+    });
+  }
+
+  private refuseUnlessReady(): void {
+    switch (this.state) {
+      case 'ready':
+        return;
+      case 'starting':
+      case 'restarting':
+        throw new ServerError('NOT_READY', `the engine is not ready: ${this.reason}; retry shortly`);
+      case 'draining':
+      case 'stopped':
+        throw new ServerError('DRAINING', 'the server is shutting down; send the request to another replica');
+      default:
+        this.state satisfies never;
+    }
+  }
+
+  /** A request larger than a whole limit is let in when nothing else is there: it would otherwise be refused for ever. */
+  private refuseWhenFull(lanes: number, tokens: number): void {
+    const { queueLanesMax, queueTokensMax } = this.settings;
+    if (this.lanesCharged > 0 && this.lanesCharged + lanes > queueLanesMax) {
+      throw new ServerError(
+        'QUEUE_FULL',
+        `${this.lanesCharged} sequences are waiting or running (--queue-lanes-max ${queueLanesMax}); retry later`,
+      );
+    }
+    if (this.tokensCharged > 0 && this.tokensCharged + tokens > queueTokensMax) {
+      throw new ServerError(
+        'QUEUE_FULL',
+        `${this.tokensCharged} tokens are waiting or running (--queue-tokens-max ${queueTokensMax}); retry later`,
+      );
+    }
+  }
+
+  private send(message: ToEngine): void {
+    this.worker?.postMessage(message);
+  }
+
+  private spawn(): void {
+    const worker = new Worker(new URL('./worker.js', import.meta.url), {
+      workerData: { ...this.settings.setup, models: this.served },
+    });
+    const spawnedAtMs = monotonicMs();
+    let failure = 'it ended without a reason';
+    this.worker = worker;
+    worker.on('message', (message: FromEngine) => this.receive(message));
+    worker.on('error', (error) => {
+      failure = error.message;
+    });
+    worker.on('exit', () => {
+      if (this.worker !== worker) return;
+      this.worker = null;
+      this.lost(failure, monotonicMs() - spawnedAtMs);
+    });
+  }
+
+  private receive(message: FromEngine): void {
+    switch (message.type) {
+      case 'ready':
+        this.ready = { device: message.device, backend: message.backend, threads: message.threads };
+        this.served = this.served.filter(({ id }) => !this.refusedByRuntime.has(id));
+        if (this.state !== 'draining') {
+          this.state = 'ready';
+          this.reason = null;
+        }
+        this.settleStartup?.resolve();
+        this.settleStartup = null;
+        break;
+      case 'refused':
+        this.refusedByRuntime.set(message.model, message.reason);
+        break;
+      case 'window': {
+        const job = this.jobs.get(message.jobId);
+        if (job !== undefined) job.windows[message.index] = message.result;
+        break;
+      }
+      case 'done': {
+        const job = this.jobs.get(message.jobId);
+        job?.end({
+          windows: job.windows as ScoreWindowResult[],
+          queueMs: message.startedAtMs - job.submittedAtMs,
+          computeMs: message.finishedAtMs - message.startedAtMs,
+        });
+        break;
+      }
+      case 'failed':
+        this.jobs.get(message.jobId)?.end(new ServerError(message.code, message.message));
+        break;
+      case 'telemetry':
+        for (const listener of this.listeners) listener(message.telemetry);
+        break;
+      case 'drained':
+        break; // the worker exits next
+      default:
+        message satisfies never;
+    }
+  }
+
+  /** The worker is gone: its jobs get an answer, and unless we are stopping another one starts. */
+  private lost(failure: string, livedMs: number): void {
+    for (const job of [...this.jobs.values()]) {
+      job.end(
+        new ServerError(
+          'ENGINE_LOST',
+          `the engine worker died while the request was in flight (${failure}); it restarts, retry`,
+        ),
+      );
+    }
+    if (this.state === 'draining' || this.state === 'stopped') {
+      this.state = 'stopped';
+      this.stopped?.();
+      return;
+    }
+    if (this.settleStartup !== null) {
+      this.state = 'stopped';
+      this.reason = failure;
+      this.settleStartup.reject(new Error(`the engine can't start: ${failure}`));
+      this.settleStartup = null;
+      return;
+    }
+    this.state = 'restarting';
+    this.reason = `the engine worker died (${failure}) and is restarting`;
+    this.restarts += 1;
+    if (livedMs > STABLE_AFTER_MS) this.restartDelayMs = RESTART_DELAY_MS_MIN;
+    this.restartTimer = setTimeout(() => {
+      this.restartTimer = null;
+      this.spawn();
+    }, this.restartDelayMs);
+    this.restartDelayMs = Math.min(RESTART_DELAY_MS_MAX, this.restartDelayMs * 2);
+  }
+
+  async drain(timeoutMs: number): Promise<void> {
+    if (this.state === 'stopped') return;
+    this.state = 'draining';
+    this.reason = 'the server is shutting down';
+    if (this.restartTimer !== null) clearTimeout(this.restartTimer);
+    const { worker } = this;
+    if (worker === null) {
+      this.state = 'stopped';
+      return;
+    }
+    const exited = new Promise<void>((resolve) => {
+      this.stopped = resolve;
+    });
+    this.send({ type: 'drain' });
+    const timer = setTimeout(() => {
+      for (const [id, job] of [...this.jobs]) {
+        this.send({ type: 'abort', jobId: id });
+        job.end(
+          new ServerError(
+            'DRAINING',
+            `the server shut down before the request finished (--drain-ms-max); send it to another replica`,
+          ),
+        );
+      }
+    }, timeoutMs);
+    await exited;
+    clearTimeout(timer);
+  }
+}
+
+function closedByClient(): ServerError {
+  return new ServerError('CLIENT_CLOSED', 'the client closed the connection');
+}
+
+/** Starts the worker and resolves when its models are loaded. Throws Error with one line when the engine can't start. */
+export async function startEngine(config: Config, models: readonly ModelDescription[]): Promise<EngineClient> {
+  const longest = models.reduce((max, model) => Math.max(max, model.contextTokens), 0);
+  if (config.batchRowsMax < longest) {
+    throw new Error(
+      `batchRowsMax (${config.batchRowsMax}) is below the context of a model (${longest}): raise --batch-rows-max`,
+    );
+  }
+  if (config.slotsMax < longest) {
+    throw new Error(`slotsMax (${config.slotsMax}) is below the context of a model (${longest}): raise --slots-max`);
+  }
+  const client = new EngineClient({
+    setup: {
+      backend: config.backend,
+      threads: config.threads,
+      spin: true,
+      limits: {
+        rowsMax: config.batchRowsMax,
+        lanesMax: config.lanesMax,
+        slotsMax: config.slotsMax,
+        finishRowsMax: FINISH_ROWS_MAX,
+      },
+      queueWaitMsMax: config.queueWaitMsMax,
+      models,
+    },
+    queueLanesMax: config.queueLanesMax,
+    queueTokensMax: config.queueTokensMax,
+  });
+  await client.started();
+  return client;
+}

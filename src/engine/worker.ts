@@ -1,0 +1,78 @@
+/**
+ * The engine's thread: opens the runtime and the models, then runs the loop. Steps are synchronous calls into native code, so the
+ * port is polled between steps (`receiveMessageOnPort`); when idle the thread sleeps in its event loop until a message arrives.
+ */
+import { parentPort, receiveMessageOnPort, workerData } from 'node:worker_threads';
+import { monotonicMs } from '../clock.js';
+import { UniversalTransformer } from '../families/universal-transformer.js';
+import type { ModelDescription } from '../models/description.js';
+import type { Backend } from '../runtime/backend.js';
+import { openOrtCapi } from '../runtime/ort-capi.js';
+import { openOrtNode } from '../runtime/ort-node.js';
+import type { SchedulerLimits } from '../scheduler/scheduler.js';
+import { EngineLoop, type LoopModel } from './loop.js';
+import type { FromEngine, ToEngine } from './protocol.js';
+
+export interface WorkerSetup {
+  readonly backend: 'ort-capi' | 'ort-node';
+  readonly threads: number;
+  readonly spin: boolean;
+  readonly limits: SchedulerLimits;
+  readonly queueWaitMsMax: number;
+  readonly models: readonly ModelDescription[];
+}
+
+async function openBackend({ backend, threads, spin }: WorkerSetup): Promise<Backend> {
+  switch (backend) {
+    case 'ort-capi':
+      return openOrtCapi({ threads, spin });
+    case 'ort-node':
+      return openOrtNode({ threads });
+    default:
+      return backend satisfies never;
+  }
+}
+
+async function main(setup: WorkerSetup): Promise<void> {
+  const port = parentPort;
+  if (port === null) throw new Error('worker.ts runs as a worker thread only');
+  const post = (message: FromEngine, transfer: ArrayBuffer[] = []) => port.postMessage(message, transfer);
+  const backend = await openBackend(setup);
+  const models: LoopModel[] = [];
+  for (const model of setup.models) {
+    try {
+      const family = await UniversalTransformer.open(backend, model, setup.limits);
+      models.push({ id: model.id, maxSteps: model.maxSteps, family });
+    } catch (error) {
+      post({ type: 'refused', model: model.id, reason: (error as Error).message });
+    }
+  }
+  // Listening keeps the thread alive and wakes it; a message it gets this way is kept for `receive`.
+  const inbox: ToEngine[] = [];
+  let wake: (() => void) | null = null;
+  port.on('message', (message: ToEngine) => {
+    inbox.push(message);
+    wake?.();
+  });
+  const loop = new EngineLoop({
+    models,
+    limits: setup.limits,
+    queueWaitMsMax: setup.queueWaitMsMax,
+    now: monotonicMs,
+    receive: () => inbox.shift() ?? (receiveMessageOnPort(port)?.message as ToEngine | undefined) ?? null,
+    wait: () =>
+      inbox.length > 0
+        ? Promise.resolve()
+        : new Promise((resolve) => {
+            wake = resolve;
+          }),
+    post,
+  });
+  post({ type: 'ready', device: backend.device, backend: backend.name, threads: backend.threads });
+  await loop.run();
+  for (const { family } of models) family.release();
+  await backend.release();
+  port.close();
+}
+
+await main(workerData as WorkerSetup);

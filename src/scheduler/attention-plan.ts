@@ -1,0 +1,179 @@
+/**
+ * Lays the attention of one step out as the tables of `RaggedAttention` (export/functions.py): lanes of any lengths, positions in
+ * any state, no padded batch.
+ *
+ * A unit is a run of active queries of one lane with the keys up to the last of them. Cutting a lane into more units computes fewer
+ * pairs above the diagonal but gathers the early keys more often, so a dense lane is cut finely and a nearly halted one not at
+ * all. How a lane is cut, and its keys padded, is a function of its own active positions: the order of every sum, and so every
+ * bit of a score, cannot depend on the batch. Units of equal key count form groups whose query counts are within a factor of
+ * two, so that padding a group to its largest wastes less than half.
+ *
+ *   active queries   |--- 64 ---|--- 64 ---|- 3 -|        units of a lane of 140
+ *   keys             [ 64 ]
+ *                    [ 128                 ]
+ *                    [ 192 (140 and padding)          ]
+ */
+import type { Lane } from './lane.js';
+
+// A single query would take ONNX Runtime's vector-matrix kernel, which sums in another order than its matrix kernel.
+const QUERIES_MIN = 2;
+
+/** Queries of one unit at most reach over this many positions before a cut is considered. */
+const CUT_EVERY = 64;
+
+// What a cut costs and saves, in pairs of query and key (about 0.04 us on one core): a key gathered, a unit set up.
+const PAIRS_PER_KEY = 10;
+const PAIRS_PER_UNIT = 500;
+
+/** Columns of `groups`; see RaggedAttention. */
+export const GROUP_FIELDS = 17;
+
+/** Reused from step to step; arrays grow on demand and never shrink. */
+export class AttentionPlan {
+  groups = new BigInt64Array(16 * GROUP_FIELDS);
+  groupCount = 0;
+  queryIndex: Int32Array;
+  visible: Int32Array;
+  queryCount = 0;
+  keyIndex: Int32Array;
+  keyCount = 0;
+  /** Where each active row's answer lies among the padded queries. */
+  row: Int32Array;
+  /** Pairs of query and key asked for, and computed. */
+  keysUseful = 0;
+  keysComputed = 0;
+
+  constructor(rows: number) {
+    this.queryIndex = new Int32Array(2 * rows);
+    this.visible = new Int32Array(2 * rows);
+    this.keyIndex = new Int32Array(4 * rows);
+    this.row = new Int32Array(rows);
+  }
+}
+
+interface Unit {
+  readonly lane: Lane;
+  /** Row of the step's active rows that the unit starts at, and where in lane.active. */
+  readonly firstRow: number;
+  readonly firstActive: number;
+  readonly count: number;
+  readonly keys: number;
+}
+
+/** Fills `plan` for the active positions of `lanes`, whose rows lie one lane after another. `width` of a row: heads x head size. */
+export function planAttention(lanes: readonly Lane[], width: number, plan: AttentionPlan): void {
+  const units: Unit[] = [];
+  let row = 0;
+  for (const lane of lanes) {
+    cutIntoUnits(lane, row, units);
+    row += lane.activeCount;
+  }
+  plan.groupCount = 0;
+  plan.queryCount = 0;
+  plan.keyCount = 0;
+  plan.keysUseful = 0;
+  plan.keysComputed = 0;
+  if (plan.row.length < row) plan.row = new Int32Array(row);
+  // A total order, so that the layout is a function of the step alone.
+  units.sort((a, b) => a.keys - b.keys || b.count - a.count || a.firstRow - b.firstRow);
+  for (let start = 0; start < units.length; ) {
+    const { keys, count: largest } = units[start] as Unit;
+    let end = start + 1;
+    while (end < units.length && (units[end] as Unit).keys === keys && (units[end] as Unit).count * 2 > largest)
+      end += 1;
+    addGroup(plan, units.slice(start, end), Math.max(largest, QUERIES_MIN), keys, width);
+    start = end;
+  }
+}
+
+/** Cuts greedily from the front: at every 64 positions, if the pairs it saves are worth gathering the keys so far again. */
+function cutIntoUnits(lane: Lane, firstRow: number, units: Unit[]): void {
+  let start = 0;
+  while (start < lane.activeCount) {
+    let end = start;
+    let keys = 0;
+    for (let boundary = 0; end < lane.activeCount; ) {
+      boundary = (Math.floor((lane.active[end] as number) / CUT_EVERY) + 1) * CUT_EVERY;
+      const before = keys;
+      const queries = end - start;
+      const next = firstAtOrAfter(lane, boundary, end);
+      keys = paddedKeys((lane.active[next - 1] as number) + 1);
+      if (queries > 0 && queries * (keys - before) > PAIRS_PER_KEY * before + PAIRS_PER_UNIT) {
+        keys = before;
+        break;
+      }
+      end = next;
+    }
+    units.push({ lane, firstRow: firstRow + start, firstActive: start, count: end - start, keys });
+    start = end;
+  }
+}
+
+function firstAtOrAfter(lane: Lane, position: number, from: number): number {
+  let at = from;
+  while (at < lane.activeCount && (lane.active[at] as number) < position) at += 1;
+  return at;
+}
+
+/** Few distinct sizes, so that units of different lanes meet in a group: multiples of 16 up to 64, of 32 up to 128, of 64 above. */
+function paddedKeys(keys: number): number {
+  const multiple = keys <= 64 ? 16 : keys <= 128 ? 32 : 64;
+  return Math.ceil(keys / multiple) * multiple;
+}
+
+function addGroup(plan: AttentionPlan, units: readonly Unit[], queries: number, keys: number, width: number): void {
+  const u = units.length;
+  grow(plan, u * queries, u * keys);
+  const { queryCount, keyCount } = plan;
+  const fields = [
+    ...[u, 1, queries],
+    ...[u, 1, keys],
+    ...[u, 1, queries, 1],
+    ...[u * queries, width],
+    ...[queryCount, queryCount + u * queries],
+    ...[keyCount, keyCount + u * keys],
+    keys,
+  ];
+  const at = plan.groupCount * GROUP_FIELDS;
+  for (let i = 0; i < GROUP_FIELDS; i++) plan.groups[at + i] = BigInt(fields[i] as number);
+  plan.groupCount += 1;
+  plan.keysComputed += u * queries * keys;
+  for (const { lane, firstRow, firstActive, count } of units) {
+    for (let i = 0; i < queries; i++) {
+      const padded = i >= count;
+      const seen = padded ? 1 : (lane.active[firstActive + i] as number) + 1;
+      plan.queryIndex[plan.queryCount] = padded ? firstRow : firstRow + i;
+      plan.visible[plan.queryCount] = seen;
+      if (!padded) {
+        plan.row[firstRow + i] = plan.queryCount;
+        plan.keysUseful += seen;
+      }
+      plan.queryCount += 1;
+    }
+    const real = Math.min(keys, lane.length);
+    plan.keyIndex.set(real === lane.length ? lane.slots : lane.slots.subarray(0, real), plan.keyCount);
+    // Keys past the lane's end are never visible; any row that holds finite numbers will do.
+    plan.keyIndex.fill(lane.slots[0] as number, plan.keyCount + real, plan.keyCount + keys);
+    plan.keyCount += keys;
+  }
+}
+
+function grow(plan: AttentionPlan, queries: number, keys: number): void {
+  const queriesNeeded = plan.queryCount + queries;
+  if (queriesNeeded > plan.queryIndex.length) {
+    plan.queryIndex = grown(plan.queryIndex, queriesNeeded);
+    plan.visible = grown(plan.visible, queriesNeeded);
+  }
+  if (plan.keyCount + keys > plan.keyIndex.length) plan.keyIndex = grown(plan.keyIndex, plan.keyCount + keys);
+  if ((plan.groupCount + 1) * GROUP_FIELDS > plan.groups.length) {
+    const groups = new BigInt64Array(plan.groups.length * 2);
+    groups.set(plan.groups);
+    plan.groups = groups;
+  }
+}
+
+function grown(array: Int32Array, needed: number): Int32Array {
+  const larger = new Int32Array(Math.max(needed, array.length * 2));
+  larger.set(array);
+  return larger;
+}
