@@ -75,6 +75,9 @@ export class PackageError extends Error {
   override readonly name = 'PackageError';
 }
 
+/** Free-form facts cross to the engine's thread, which copies nested objects by recursion. */
+const FREE_LEVELS_MAX = 16;
+
 const REMEDY = 're-export or restore it';
 
 /** The message says what is wrong with `file` of a package; the remedy is always the same. */
@@ -147,10 +150,18 @@ function contradiction(manifest: Manifest, folderName: string): string | null {
   const widest = ladder.at(-1) as number;
   if (widest < dimensions.context) return `key_ladder ends at ${widest}, below the context (${dimensions.context})`;
   if (PRECISIONS.every((precision) => manifest.precisions[precision] === undefined)) return 'precisions is empty';
+  for (const key of ['provenance', 'quality'] as const) {
+    if (nestsDeeper(manifest[key], FREE_LEVELS_MAX)) return `${key} nests deeper than ${FREE_LEVELS_MAX} levels`;
+  }
   for (const file of requiredFiles(manifest)) {
     if (!Object.hasOwn(files, file)) return `files does not list ${file}`;
   }
   return null;
+}
+
+function nestsDeeper(value: unknown, levels: number): boolean {
+  if (typeof value !== 'object' || value === null) return false;
+  return levels === 0 || Object.values(value).some((inner) => nestsDeeper(inner, levels - 1));
 }
 
 /** The files that serving needs by name. Weights are named within the graphs; they are checked like all others listed. */

@@ -98,6 +98,7 @@ for (const [what, path, value, reason] of [
     { bytes: 5, sha256: 'a'.repeat(64) },
     /unknown key .* in \/files/,
   ],
+  ['provenance nested without end', 'provenance/a', nested(1000), /provenance nests deeper than 16 levels/],
   ['no tokenizer', 'files/tokenizer.json', undefined, /files does not list tokenizer\.json/],
   ['a hash that is none', 'files/weights.bin/sha256', 'abc', /\/files\/weights\.bin\/sha256 must match/],
   [
@@ -162,6 +163,12 @@ for (const [what, spoil, reason] of [
   test(`a package with ${what} is refused, the others are served`, async (t) => {
     assert.match(await refusal(t, (folder) => spoil(writePackage(folder, 'spoilt'))), reason);
   });
+}
+
+function nested(levels: number): Record<string, unknown> {
+  let value = {};
+  for (let i = 0; i < levels; i++) value = { a: value };
+  return value;
 }
 
 function spoilWithFolder(path: string): void {

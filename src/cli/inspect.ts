@@ -1,0 +1,111 @@
+/** `ponder-serve inspect MODEL`: what a package says about itself, and whether its files are the ones it was written with. */
+import { basename, dirname, resolve } from 'node:path';
+import { parseConfig } from '../config.js';
+import { type PackageFacts, packageFacts } from '../models/registry.js';
+import { type CommandIo, EXIT, parseFlags, runCommand, UsageError, write } from './command.js';
+import { grouped, printable, table } from './terminal.js';
+
+const FLAGS = { json: 'switch', help: 'switch' } as const;
+
+export const USAGE = `Usage: ponder-serve inspect MODEL [--json] [--models FOLDER]
+
+Prints the facts of a model package and verifies its files. MODEL is a name within the models folder, or the path of a
+package. Exits with 1 when the package is damaged.
+`;
+
+export function run(
+  argv: string[],
+  io: CommandIo,
+  _stop?: AbortSignal,
+  env: Readonly<Record<string, string | undefined>> = process.env,
+): Promise<number> {
+  return runCommand('inspect', io, async () => {
+    const { values, positionals, serverOptions } = parseFlags(argv, FLAGS);
+    if (values.help !== undefined) {
+      await write(io.stdout, USAGE);
+      return EXIT.ok;
+    }
+    const [model, ...more] = positionals;
+    if (model === undefined) throw new UsageError('MODEL is missing: give the name or the path of a package');
+    if (more.length > 0) throw new UsageError(`one MODEL at a time, not also ${more.join(' ')}`);
+    const { models } = parseConfig(serverOptions, env);
+    const isPath = model.includes('/');
+    const facts = await packageFacts(
+      isPath ? dirname(resolve(model)) : models,
+      isPath ? basename(resolve(model)) : model,
+    );
+    await write(io.stdout, values.json !== undefined ? renderJson(facts) : renderFacts(facts));
+    const problems = problemsOf(facts);
+    if (problems.length === 0) return EXIT.ok;
+    io.stderr.write(`ponder-serve inspect: ${problems.join('; ')}: re-export or restore the package\n`);
+    return EXIT.failed;
+  });
+}
+
+function problemsOf({ files }: PackageFacts): string[] {
+  return files.flatMap(({ file, problem }) => (problem === null ? [] : [`${file} ${problem}`]));
+}
+
+/** The manifest as it is, with the outcome beside it. */
+export function renderJson(facts: PackageFacts): string {
+  const { folder, manifest } = facts;
+  const problems = problemsOf(facts);
+  return `${JSON.stringify({ folder, verified: problems.length === 0, problems, manifest }, null, 2)}\n`;
+}
+
+export function renderFacts(facts: PackageFacts): string {
+  const { folder, manifest, files } = facts;
+  const { dimensions, halting, tokens } = manifest;
+  const problems = problemsOf(facts).length;
+  const bytes = files.reduce((sum, file) => sum + file.bytes, 0);
+  return [
+    table([
+      ['name', manifest.name],
+      ['folder', folder],
+      ['family', `${manifest.family}, task ${manifest.task}, language ${printable(manifest.language)}`],
+      ['parameters', grouped(manifest.parameters)],
+      ['dimensions', `width ${dimensions.d_model}, heads ${dimensions.heads}, feed-forward ${dimensions.d_ff}`],
+      ['vocabulary', `${grouped(dimensions.vocab)} (begin ${tokens.bos}, end ${tokens.eos}, padding ${tokens.pad})`],
+      ['context', `${dimensions.context} positions, keys padded to ${manifest.attention.key_ladder.join(', ')}`],
+      [
+        'halting',
+        `at most ${halting.max_steps} steps, threshold ${halting.threshold}; ${halting.act_type}, ${halting.halted_state}, ${halting.forced_stop}`,
+      ],
+      ['precisions', Object.keys(manifest.precisions).join(', ')],
+    ]),
+    section('quality', manifest.quality),
+    section('provenance', manifest.provenance),
+    `\nfiles\n${indent(
+      table(
+        files.map(({ file, bytes, problem }) => [file, grouped(bytes), problem ?? 'ok']),
+        [1],
+      ),
+    )}`,
+    `\n${files.length} files, ${grouped(bytes)} bytes: ${problems === 0 ? 'verified' : `${problems} damaged`}\n`,
+  ].join('');
+}
+
+/** Free-form facts, nested objects as dotted names. */
+function section(title: string, facts: Readonly<Record<string, unknown>>): string {
+  const rows = flatten(facts);
+  return rows.length === 0 ? '' : `\n${title}\n${indent(table(rows))}`;
+}
+
+function flatten(value: Readonly<Record<string, unknown>>, prefix = ''): string[][] {
+  return Object.entries(value).flatMap(([key, fact]) => {
+    const name = `${prefix}${key}`;
+    if (typeof fact === 'object' && fact !== null && !Array.isArray(fact)) {
+      return flatten(fact as Readonly<Record<string, unknown>>, `${name}.`);
+    }
+    const text = typeof fact === 'string' ? fact : JSON.stringify(fact);
+    return [[oneLine(name), oneLine(text)]];
+  });
+}
+
+function oneLine(text: string): string {
+  return printable(text).replace(/\s+/g, ' ');
+}
+
+function indent(lines: string): string {
+  return lines.replace(/^(?=.)/gm, '  ');
+}

@@ -1,0 +1,182 @@
+/**
+ * `ponder-serve score FILE`: the engine without the server. It makes the same windows, runs the same loop and computes the same
+ * sums as POST /v1/score; `--json` is that endpoint's reply.
+ */
+import { type Config, parseConfig } from '../config.js';
+import { startEngine } from '../engine/client.js';
+import { ServerError } from '../errors.js';
+import { type ScoreSettings, scoreSettings } from '../http/score-settings.js';
+import type { ModelDescription } from '../models/description.js';
+import { loadModels } from '../models/registry.js';
+import { loadTokenizer } from '../tokenize/tokenizer.js';
+import {
+  CommandError,
+  type CommandIo,
+  countFlag,
+  EXIT,
+  type ParsedFlags,
+  parseFlags,
+  runCommand,
+  UsageError,
+  write,
+} from './command.js';
+import { colourDepth, renderHeatmap, renderLegend } from './heatmap.js';
+import { readText } from './read-text.js';
+import { renderLines, renderSummary } from './score-report.js';
+import { type FileText, type ScoredTexts, type ScoringDependencies, scoreTexts } from './score-texts.js';
+
+const FLAGS = {
+  model: 'value',
+  'max-steps': 'value',
+  'min-steps': 'value',
+  threshold: 'value',
+  stride: 'value',
+  lines: 'switch',
+  json: 'switch',
+  heatmap: 'switch',
+  help: 'switch',
+} as const;
+type Flags = ParsedFlags<typeof FLAGS>['values'];
+
+export const USAGE = `Usage: ponder-serve score FILE|- [options]
+
+Scores a text: log-probability, bits per byte and perplexity, and the depth that each token took.
+
+  --model NAME       package to use; may be left out when there is one
+  --max-steps N      step at which every position that still runs is stopped (default: the model's maximum)
+  --min-steps N      no position halts before this step (default: 1)
+  --threshold X      halting sum above which a position halts, above 0 and up to 1 (default: the model's)
+  --stride N         tokens between the beginnings of two windows of a long text (default: half the context)
+  --lines            score each line by itself; empty lines are left out
+  --json             the reply of POST /v1/score, for machines
+  --heatmap          the text with each token coloured by its depth (NO_COLOR and FORCE_COLOR are honoured)
+
+Every option of the engine works too (--models, --precision, --threads, --backend; see ponder-serve serve --help).
+`;
+
+/** What the command needs of the world; tests bring their own. */
+export interface ScoreDependencies extends ScoringDependencies {
+  readonly env: Readonly<Record<string, string | undefined>>;
+  readonly loadModels: typeof loadModels;
+}
+
+export function run(
+  argv: string[],
+  io: CommandIo,
+  stop: AbortSignal = new AbortController().signal,
+  world: ScoreDependencies = { env: process.env, loadModels, loadTokenizer, startEngine },
+): Promise<number> {
+  return runCommand('score', io, async () => {
+    const { values, positionals, serverOptions } = parseFlags(argv, FLAGS);
+    if (values.help !== undefined) {
+      await write(io.stdout, USAGE);
+      return EXIT.ok;
+    }
+    const [file, ...more] = positionals;
+    if (file === undefined) throw new UsageError('FILE is missing: give a path, or - for standard input');
+    if (more.length > 0) throw new UsageError(`one FILE at a time, not also ${more.join(' ')}`);
+    if (values.json !== undefined && values.heatmap !== undefined) {
+      throw new UsageError('--json and --heatmap exclude each other: choose one');
+    }
+    const body = budgetOf(values);
+    const config = parseConfig(serverOptions, world.env);
+    const model = await chooseModel(config, values.model, world);
+    const settings = settingsFor(model, body, config);
+    const texts = splitTexts(await readText(file, io.stdin), file, values.lines !== undefined);
+    const scored = await scoreTexts({ texts, model, settings, config }, io.stderr, stop, world);
+    await report(scored, model, values, io, world);
+    return EXIT.ok;
+  });
+}
+
+function budgetOf(values: Flags): { max_steps?: number; min_steps?: number; stride?: number; threshold?: number } {
+  const counts = {
+    max_steps: countFlag('max-steps', values['max-steps']),
+    min_steps: countFlag('min-steps', values['min-steps']),
+    stride: countFlag('stride', values.stride),
+    threshold: thresholdFlag(values.threshold),
+  };
+  return Object.fromEntries(Object.entries(counts).filter(([, value]) => value !== undefined));
+}
+
+function thresholdFlag(value: string | undefined): number | undefined {
+  if (value === undefined) return undefined;
+  const threshold = /^(\d+\.?\d*|\.\d+)(e-?\d+)?$/.test(value) ? Number(value) : Number.NaN;
+  if (threshold > 0 && threshold <= 1) return threshold;
+  throw new UsageError(`--threshold must be a number above 0 and up to 1, not '${value}'`);
+}
+
+async function chooseModel(
+  config: Config,
+  name: string | undefined,
+  world: ScoreDependencies,
+): Promise<ModelDescription> {
+  const chosen = name !== undefined ? [name] : config.modelList.length > 0 ? config.modelList : null;
+  const { models, refused } = await world.loadModels({
+    folder: config.models,
+    only: chosen,
+    precision: config.precision,
+  });
+  const [model, ...others] = models;
+  if (model !== undefined && others.length === 0) return model;
+  if (model !== undefined) {
+    throw new UsageError(`which model? Choose one with --model: ${models.map(({ id }) => id).join(', ')}`);
+  }
+  const [bad] = refused;
+  throw new CommandError(
+    bad === undefined
+      ? `no model packages in ${config.models}: set --models`
+      : refused.map(({ id, reason }) => `${id} is refused: ${reason}`).join('; '),
+  );
+}
+
+/** A budget that the model can't serve is a mistake on the command line. */
+function settingsFor(model: ModelDescription, body: ReturnType<typeof budgetOf>, config: Config): ScoreSettings {
+  try {
+    return scoreSettings({ input: '', ...body }, model, config);
+  } catch (error) {
+    if (!(error instanceof ServerError)) throw error;
+    const flag = `--${error.param?.replace('_', '-')}`;
+    throw new UsageError(error.message.replace(error.param ?? '', flag));
+  }
+}
+
+function splitTexts(text: string, file: string, byLine: boolean): FileText[] {
+  const inputs = byLine
+    ? text.split(/\r?\n/).map((line, index) => ({ index, text: line, param: `line ${index + 1}` }))
+    : [{ index: 0, text, param: file }];
+  const filled = inputs.filter((input) => input.text !== '');
+  if (filled.length === 0) throw new CommandError(`${file} is empty: there is nothing to score`);
+  return filled;
+}
+
+async function report(
+  scored: ScoredTexts,
+  model: ModelDescription,
+  values: Flags,
+  { stdout }: CommandIo,
+  { env }: ScoreDependencies,
+): Promise<void> {
+  const { texts, inputs, reply } = scored;
+  if (values.json !== undefined) {
+    const json = scored.writeJson();
+    if (typeof json === 'string') await write(stdout, json);
+    else for await (const piece of json) await write(stdout, String(piece));
+    await write(stdout, '\n');
+    return;
+  }
+  if (values.heatmap !== undefined) {
+    const colours = colourDepth(stdout.isTTY === true, env);
+    await write(stdout, renderLegend(model.maxSteps, colours));
+    for (const [i, { encoded, results }] of inputs.entries()) {
+      const depths = results.flatMap((result) => [...result.depths]);
+      const heatmap = { text: texts[i]?.text ?? '', offsets: encoded.offsets, depths, maxSteps: model.maxSteps };
+      await write(stdout, renderHeatmap(heatmap, colours));
+    }
+    await write(stdout, '\n');
+  }
+  if (values.lines !== undefined && values.heatmap === undefined) {
+    await write(stdout, renderLines(reply, inputs, texts, stdout.columns ?? 100));
+  }
+  await write(stdout, renderSummary(reply, model));
+}
