@@ -14,10 +14,11 @@ then writes in place.
 from __future__ import annotations
 
 import math
+import re
 
 import onnx
 import torch
-from onnx import helper, parser
+from onnx import parser
 from torch import Tensor
 
 import functions
@@ -120,7 +121,8 @@ class Int8:
     def product(self, x: str, weight: str, to: str, zero: str = "centre") -> list[str]:
         return [f'{to} = {functions.DOMAIN}.RowQuantizedMatMul ({x}_q, {x}_scale, {zero}, "{weight}", "{weight}.scale")']
 
-    constants = ["centre = Constant <value = uint8 {128}> ()", "bottom = Constant <value = uint8 {0}> ()"]
+    constants = ["centre = Constant <value = uint8 {128}> ()"]
+    relu_constants = ["bottom = Constant <value = uint8 {0}> ()"]
     functions = (functions.row_quantize(), functions.row_quantize_relu(), functions.row_quantized_matmul())
 
 
@@ -148,6 +150,7 @@ class Float32:
         return [f'{to} = {functions.DOMAIN}.DequantizedMatMul ({x}_wide, "{weight}", "{weight}.scale")']
 
     constants: list[str] = []
+    relu_constants: list[str] = []
     functions = (functions.dequantized_matmul(),)
 
 
@@ -182,6 +185,7 @@ def step_graph(config: dict, p: Precision) -> str:
     ai = functions.DOMAIN
     lines = [
         *p.constants,
+        *p.relu_constants,
         "from_start = Constant <value_ints = [0]> ()",
         "last = Constant <value_ints = [-1]> ()",
         f"halves = Constant <value_ints = [{d}, {d}]> ()",
@@ -270,8 +274,6 @@ def finish_graph(config: dict, p: Precision, top: bool) -> str:
 
 def build(graph: str, constants: dict[str, Tensor], used_functions: tuple[str, ...]) -> onnx.ModelProto:
     """Parses a graph and attaches its functions. Constants are named in quotes in the text, since their names hold dots."""
-    import re
-
     names = sorted(set(re.findall(r'"([a-z0-9.]+)"', graph)))
     text = re.sub(r'"([a-z0-9.]+)"', lambda m: m.group(1).replace(".", "__"), graph)
     model = parser.parse_model(f'<ir_version: 10, opset_import: ["" : {functions.OPSET}, "{functions.DOMAIN}" : 1, "com.microsoft" : 1]>' + text)
@@ -310,5 +312,3 @@ def graphs(config: dict, constants: dict[str, Tensor]) -> dict[str, dict[str, on
         out[p.name] = {name: build(text, constants, used) for name, text in texts.items()}
     return out
 
-
-__all__ = ["graphs", "initialisers", "reference_weights", "helper"]

@@ -24,7 +24,6 @@ export function describeModel(changes: Partial<ModelDescription> = {}): ModelDes
     bosId: 0,
     parameters: 1000,
     graphs: {},
-    keyLadder: [17],
     folder: '/nowhere/fake',
     provenance: { licence: 'Apache-2.0', trained: { steps: 3 } },
     quality: { bitsPerByte: 1.5 },

@@ -66,7 +66,7 @@ export function renderFacts(facts: PackageFacts): string {
       ['parameters', grouped(manifest.parameters)],
       ['dimensions', `width ${dimensions.d_model}, heads ${dimensions.heads}, feed-forward ${dimensions.d_ff}`],
       ['vocabulary', `${grouped(dimensions.vocab)} (begin ${tokens.bos}, end ${tokens.eos}, padding ${tokens.pad})`],
-      ['context', `${dimensions.context} positions, keys padded to ${manifest.attention.key_ladder.join(', ')}`],
+      ['context', `${dimensions.context} positions`],
       [
         'halting',
         `at most ${halting.max_steps} steps, threshold ${halting.threshold}; ${halting.act_type}, ${halting.halted_state}, ${halting.forced_stop}`,

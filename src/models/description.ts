@@ -28,8 +28,6 @@ export interface ModelDescription {
   readonly parameters: number;
   /** The graphs of `precision` by name; a family requires those it runs. */
   readonly graphs: Readonly<Record<string, GraphDescription>>;
-  /** Keys a query may attend over, ascending, the last >= contextTokens; see RaggedAttention. */
-  readonly keyLadder: readonly number[];
   /** Absolute folder of the package. */
   readonly folder: string;
   /** Provenance and measured quality, verbatim from the manifest. */

@@ -58,7 +58,6 @@ export const Manifest = Strict({
   }),
   tokens: Strict({ bos: TokenId, eos: TokenId, pad: TokenId }),
   parameters: Count,
-  attention: Strict({ key_ladder: Type.Array(Count, { minItems: 1, maxItems: 64 }) }),
   precisions: Strict({ int8: Type.Optional(Graphs), float32: Type.Optional(Graphs) }),
   provenance: Free,
   quality: Free,
@@ -137,7 +136,7 @@ function explain(value: unknown): string {
 
 /** What the schema can't say: limits that must agree with each other. Null: nothing is wrong. */
 function contradiction(manifest: Manifest, folderName: string): string | null {
-  const { dimensions, tokens, attention, files } = manifest;
+  const { dimensions, tokens, files } = manifest;
   if (manifest.name !== folderName) return `name is ${manifest.name} but the folder is ${folderName}`;
   if (dimensions.d_model % dimensions.heads !== 0) {
     return `d_model (${dimensions.d_model}) is no multiple of heads (${dimensions.heads})`;
@@ -145,10 +144,6 @@ function contradiction(manifest: Manifest, folderName: string): string | null {
   for (const [name, id] of Object.entries(tokens)) {
     if (id >= dimensions.vocab) return `token ${name} (${id}) is outside the vocabulary (${dimensions.vocab})`;
   }
-  const ladder = attention.key_ladder;
-  if (ladder.some((keys, i) => i > 0 && keys <= (ladder[i - 1] as number))) return 'key_ladder must ascend';
-  const widest = ladder.at(-1) as number;
-  if (widest < dimensions.context) return `key_ladder ends at ${widest}, below the context (${dimensions.context})`;
   if (PRECISIONS.every((precision) => manifest.precisions[precision] === undefined)) return 'precisions is empty';
   for (const key of ['provenance', 'quality'] as const) {
     if (nestsDeeper(manifest[key], FREE_LEVELS_MAX)) return `${key} nests deeper than ${FREE_LEVELS_MAX} levels`;

@@ -96,7 +96,6 @@ export function describe({ folder, manifest, createdAtUnix }: ModelPackage, prec
     bosId: manifest.tokens.bos,
     parameters: manifest.parameters,
     graphs,
-    keyLadder: manifest.attention.key_ladder,
     folder,
     provenance: manifest.provenance,
     quality: manifest.quality,

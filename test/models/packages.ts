@@ -46,7 +46,6 @@ export function validManifest(name: string): Json {
     },
     tokens: { bos: 1, eos: 2, pad: 0 },
     parameters: 1234,
-    attention: { key_ladder: [16, 32] },
     precisions: {
       int8: {
         begin: graph('begin.onnx'),
