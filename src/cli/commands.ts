@@ -1,0 +1,27 @@
+/** THE command table. A command is loaded when it is called: `inspect` needs neither the HTTP server nor the runtime. */
+import type { CommandIo } from './command.js';
+
+/** Returns the exit code. `stop` aborts at the first SIGTERM or SIGINT; a command that ignores it ends at the second. */
+export type Command = (argv: string[], io: CommandIo, stop: AbortSignal) => Promise<number>;
+
+interface CommandEntry {
+  readonly help: string;
+  readonly load: () => Promise<Command>;
+  /** Whether the command ends by itself when asked to stop; the others end at once. */
+  readonly stops: boolean;
+}
+
+export const COMMANDS: Readonly<Record<string, CommandEntry>> = {
+  serve: { help: 'Serve models over HTTP.', load: async () => (await import('./serve.js')).run, stops: true },
+  score: { help: 'Score a text file.', load: async () => (await import('./score.js')).run, stops: true },
+  inspect: {
+    help: 'Print the facts of a model package and verify it.',
+    load: async () => (await import('./inspect.js')).run,
+    stops: false,
+  },
+};
+
+export function usage(): string {
+  const lines = Object.entries(COMMANDS).map(([name, { help }]) => `  ${name.padEnd(10)}${help}`);
+  return `Usage: ponder-serve COMMAND [options]\n\n${lines.join('\n')}\n\nponder-serve COMMAND --help tells the options of one.\n`;
+}

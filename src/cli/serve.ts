@@ -1,0 +1,181 @@
+/** `ponder-serve serve`: loads the packages, starts the engine, listens, and leaves in order when asked to stop. */
+import { setTimeout as sleep } from 'node:timers/promises';
+import { assertServable, type Config, optionHelp, parseConfig } from '../config.js';
+import { startEngine } from '../engine/client.js';
+import type { Engine } from '../engine/engine.js';
+import { Admission } from '../http/admission.js';
+import { type App, buildApp } from '../http/app.js';
+import { createMetrics } from '../metrics/metrics.js';
+import { Observer } from '../metrics/observe.js';
+import type { ModelDescription, RefusedModel } from '../models/description.js';
+import { loadModels } from '../models/registry.js';
+import { loadTokenizer } from '../tokenize/tokenizer.js';
+import type { Tokenizer } from '../tokenize/types.js';
+import { CommandError, type CommandIo, EXIT, runCommand, write } from './command.js';
+
+export const USAGE = `Usage: ponder-serve serve [options]
+
+Serves models over HTTP; GET /docs describes the interface. A flag wins over an environment variable.
+
+${optionHelp()}
+`;
+
+/** What the command needs of the world; tests bring their own. */
+export interface ServeDependencies {
+  readonly env: Readonly<Record<string, string | undefined>>;
+  readonly loadModels: typeof loadModels;
+  readonly loadTokenizer: typeof loadTokenizer;
+  /** `refused`: packages that passed their checks but that the runtime could not open. */
+  readonly startEngine: (
+    config: Config,
+    models: readonly ModelDescription[],
+  ) => Promise<Engine & { refused?(): readonly RefusedModel[] }>;
+}
+
+/** @param stop aborts to stop in order: what is in is finished, what is new gets 503 */
+export function run(
+  argv: string[],
+  io: CommandIo,
+  stop: AbortSignal,
+  world: ServeDependencies = { env: process.env, loadModels, loadTokenizer, startEngine },
+): Promise<number> {
+  return runCommand('serve', io, async () => {
+    if (argv.includes('--help')) {
+      await write(io.stdout, USAGE);
+      return EXIT.ok;
+    }
+    const config = parseConfig(argv, world.env);
+    const server = await start(config, world);
+    try {
+      await listen(server.app, config, server.engine.models());
+      await aborted(stop);
+    } finally {
+      await drain(server, config.drainMsMax);
+    }
+    return EXIT.ok;
+  });
+}
+
+interface Server {
+  readonly app: App;
+  readonly engine: Engine;
+  readonly admission: Admission;
+}
+
+async function start(config: Config, world: ServeDependencies): Promise<Server> {
+  const { models, tokenizers, refused } = await load(config, world);
+  assertServable(config, models);
+  const engine = await world.startEngine(config, models).catch((error: unknown) => {
+    throw new CommandError(error instanceof Error ? error.message : String(error));
+  });
+  const allRefused = (): readonly RefusedModel[] => [...refused, ...(engine.refused?.() ?? [])];
+  assertAnyServed(engine.models(), allRefused(), config);
+
+  const admission = new Admission(config, engine);
+  const metrics = createMetrics(
+    {
+      requestsInWork: () => admission.requestsInWork,
+      engineRestarts: () => engine.info().restarts,
+      engineReady: () => engine.info().state === 'ready',
+    },
+    { latencyBucketsMs: config.latencyBucketsMs, processMetrics: true },
+  );
+  const app = await buildApp({
+    config,
+    engine,
+    admission,
+    tokenizers,
+    refused: allRefused,
+    metrics,
+    observer: new Observer(metrics),
+    logger: { level: config.logLevel },
+  });
+  for (const { id, reason } of allRefused()) app.log.warn({ model: id, reason }, 'package refused');
+  return { app, engine, admission };
+}
+
+interface Loaded {
+  readonly models: readonly ModelDescription[];
+  readonly tokenizers: ReadonlyMap<string, Tokenizer>;
+  readonly refused: readonly RefusedModel[];
+}
+
+/** A package whose tokenizer can't be used is refused like any other bad package. */
+async function load(config: Config, world: ServeDependencies): Promise<Loaded> {
+  const only = config.modelList.length === 0 ? null : config.modelList;
+  const found = await world.loadModels({ folder: config.models, only, precision: config.precision });
+  const models: ModelDescription[] = [];
+  const refused: RefusedModel[] = [...found.refused];
+  const tokenizers = new Map<string, Tokenizer>();
+  for (const model of found.models) {
+    try {
+      tokenizers.set(model.id, await world.loadTokenizer(model.folder));
+      models.push(model);
+    } catch (error) {
+      refused.push({ id: model.id, reason: error instanceof Error ? error.message : String(error) });
+    }
+  }
+  assertAnyServed(models, refused, config);
+  return { models, tokenizers, refused };
+}
+
+function assertAnyServed(models: readonly ModelDescription[], refused: readonly RefusedModel[], config: Config): void {
+  if (models.length > 0) return;
+  const reasons = refused.map(({ id, reason }) => `${id}: ${reason}`).join('; ');
+  throw new CommandError(`no model to serve in ${config.models}${reasons ? ` (${reasons})` : ''}: check --models`);
+}
+
+async function listen(app: App, config: Config, models: readonly ModelDescription[]): Promise<void> {
+  const served = models
+    .map(({ id, precision, maxSteps }) => `${id} (${precision}, up to ${maxSteps} steps)`)
+    .join(', ');
+  const { host, port } = config;
+  try {
+    await app.listen({ host, port, listenTextResolver: (address) => `ready at ${address}, serving ${served}` });
+  } catch (error) {
+    switch ((error as NodeJS.ErrnoException).code) {
+      case 'EADDRINUSE':
+        throw new CommandError(`port ${port} of ${host} is in use: stop the other server, or choose another --port`);
+      case 'EACCES':
+        throw new CommandError(`port ${port} needs privileges: choose a --port above 1023`);
+      case 'EADDRNOTAVAIL':
+      case 'ENOTFOUND':
+        throw new CommandError(`${host} is no address of this machine: choose another --host`);
+      default:
+        throw error;
+    }
+  }
+}
+
+/** Kept of the drain time for telling those who wait in vain, releasing the engine and closing connections. */
+const CLOSING_MS_MAX = 1000;
+
+/**
+ * What is in is finished: first the requests, then the replies, then the engine, which keeps nothing, then the connections. A
+ * step that takes too long is passed over; the process ends within `drainMsMax`.
+ */
+async function drain({ app, engine, admission }: Server, drainMsMax: number): Promise<void> {
+  const closingMs = Math.min(CLOSING_MS_MAX, drainMsMax / 2);
+  app.log.info(`stopping: ${admission.requestsInWork} requests in work`);
+  admission.drain();
+  await atMost(drainMsMax - closingMs, admission.whenIdle());
+  await atMost(closingMs / 2, engine.drain(0));
+  const closed = app.close();
+  await atMost(closingMs / 4, closed);
+  app.server.closeAllConnections();
+  await atMost(closingMs / 4, closed);
+}
+
+async function atMost(ms: number, work: Promise<unknown>): Promise<void> {
+  const timer = new AbortController();
+  const timeout = sleep(ms, null, { signal: timer.signal }).catch(() => {});
+  await Promise.race([work, timeout]);
+  timer.abort();
+}
+
+function aborted(signal: AbortSignal): Promise<void> {
+  return new Promise((resolve) => {
+    if (signal.aborted) resolve();
+    else signal.addEventListener('abort', () => resolve(), { once: true });
+  });
+}
