@@ -23,11 +23,14 @@ export async function parseJsonBody(request: FastifyRequest, body: Buffer): Prom
   try {
     return JSON.parse(text);
   } catch (error) {
-    // V8 names the place ("at position 12") but also quotes the text; only the place is passed on.
-    const place = /position (\d+)/.exec(error instanceof Error ? error.message : '')?.[1];
-    throw new ServerError(
-      'MALFORMED_JSON',
-      `the body is not valid JSON${place ? ` (at character ${place})` : ''}: correct it`,
-    );
+    throw new ServerError('MALFORMED_JSON', `the body is not valid JSON${placeOf(error)}: correct it`);
   }
+}
+
+/** V8's message names the place but also quotes the body; only the place is passed on. */
+function placeOf(error: unknown): string {
+  const message = error instanceof Error ? error.message : '';
+  const position = /position (\d+)/.exec(message)?.[1];
+  if (position !== undefined) return ` (at character ${position})`;
+  return message.includes('end of JSON') ? ' (it ends too early)' : '';
 }

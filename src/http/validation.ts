@@ -49,13 +49,13 @@ function explainInput(input: unknown): string {
   const odd = list.findIndex((item) => kindOf(item) !== first);
   if (odd > 0) return `${general}; input[0] is ${first} but input[${odd}] is ${kindOf(list[odd])}`;
   const inner = list.findIndex((item) => Array.isArray(item) && !item.every(Number.isInteger));
-  return inner < 0 ? `${general}, not a list of ${first}.` : `${general}; input[${inner}] holds more than integers`;
+  return inner < 0 ? `${general}; input[0] is ${first}` : `${general}; input[${inner}] holds more than integers`;
 }
 
 function kindOf(value: unknown): string {
   if (Array.isArray(value)) return 'a list';
   if (value === null) return 'null';
-  if (typeof value === 'number') return Number.isInteger(value) ? 'an integer' : 'a fraction';
+  if (typeof value === 'number') return Number.isInteger(value) ? 'an integer' : 'a non-integer number';
   if (typeof value === 'string') return 'a text';
   return typeof value === 'object' ? 'an object' : `a ${typeof value}`;
 }
