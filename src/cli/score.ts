@@ -126,7 +126,7 @@ async function chooseModel(
   throw new CommandError(
     bad === undefined
       ? `no model packages in ${config.models}: set --models`
-      : refused.map(({ id, reason }) => `${id} is refused: ${reason}`).join('; '),
+      : refused.map(({ id, reason }) => `cannot use ${id}: ${reason}`).join('; '),
   );
 }
 

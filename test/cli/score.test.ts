@@ -172,7 +172,7 @@ test('models: none, refused, several, or one that the engine cannot start', asyn
   const onlyRefused = fakeWorld(undefined, { loadModels: async () => ({ models: [], refused }) });
   const bad = await score(['-', '--model', 'bad'], { stdin: 'a', world: onlyRefused });
   assert.equal(bad.code, 1);
-  assert.match(bad.io.stderr.text, /bad is refused: weights\.bin: is missing/);
+  assert.match(bad.io.stderr.text, /cannot use bad: weights\.bin: is missing/);
   const models = [describeModel({ id: 'a' }), describeModel({ id: 'b' })];
   const two = await score(['-'], {
     stdin: 'a',

@@ -1,0 +1,26 @@
+import assert from 'node:assert/strict';
+import { readdirSync, readFileSync } from 'node:fs';
+import { test } from 'node:test';
+import { fileURLToPath } from 'node:url';
+import { loadTokenizer } from '../../src/tokenize/tokenizer.js';
+
+const MODELS = fileURLToPath(new URL('../../../models/', import.meta.url));
+
+for (const name of readdirSync(MODELS)) {
+  test(`the golden texts of ${name} have the ids that Python gave them`, async () => {
+    const tokenizer = await loadTokenizer(MODELS + name);
+    const golden = JSON.parse(readFileSync(`${MODELS}${name}/golden.json`, 'utf8')) as {
+      text: string;
+      ids: number[];
+      bytes: number;
+    }[];
+    assert.ok(golden.length > 0);
+    for (const { text, ids, bytes } of golden) {
+      const encoded = await tokenizer.encode(text);
+      // A text longer than the context has the ids of its first window only.
+      assert.deepEqual([...encoded.ids.subarray(0, ids.length)], ids, JSON.stringify(text));
+      assert.equal(encoded.bytes, bytes);
+      assert.equal(tokenizer.decode(encoded.ids), text);
+    }
+  });
+}
