@@ -60,7 +60,7 @@ export async function scoreTexts(
   world: ScoringDependencies,
 ): Promise<ScoredTexts> {
   const startedAtMs = monotonicMs();
-  const tokenizer = await orCommandError(world.loadTokenizer(model.folder));
+  const tokenizer = await orCommandError(world.loadTokenizer(model.folder, model.vocabularySize));
   const tokenizeAtMs = monotonicMs();
   const tokenized = await orStopped(stop, tokenizeInputs(texts, tokenizer, settings, UNLIMITED, stop));
   const tokenizeMs = monotonicMs() - tokenizeAtMs;

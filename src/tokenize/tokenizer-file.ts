@@ -3,7 +3,7 @@
  * with digits alone, normalised to NFC or not at all. Any other setting is refused by name: a tokenizer that is nearly the
  * right one gives plausible scores of the wrong tokens.
  */
-import { type Static, Type } from 'typebox';
+import { type TSchema, Type } from 'typebox';
 import { Value } from 'typebox/value';
 import type { PairMerge } from './byte-pairs.js';
 
@@ -20,13 +20,13 @@ export interface TokenizerTables {
 }
 
 const ByteLevel = { type: Type.Literal('ByteLevel'), trim_offsets: Type.Optional(Type.Boolean()) };
-const Absent = (schema: Parameters<typeof Type.Optional>[0] = Type.Null()) =>
-  Type.Optional(Type.Union([Type.Null(), schema]));
+/** A setting that must be absent, null, or of one harmless value. */
+const Unset = (...harmless: TSchema[]) => Type.Optional(Type.Union([Type.Null(), ...harmless]));
 
 const TokenizerFile = Type.Object({
   version: Type.Optional(Type.String()),
-  truncation: Absent(),
-  padding: Absent(),
+  truncation: Unset(),
+  padding: Unset(),
   added_tokens: Type.Array(
     Type.Object({ id: Type.Integer({ minimum: 0 }), content: Type.String(), special: Type.Literal(true) }),
   ),
@@ -42,14 +42,14 @@ const TokenizerFile = Type.Object({
       }),
     ]),
   }),
-  post_processor: Absent(Type.Object(ByteLevel)),
+  post_processor: Unset(Type.Object(ByteLevel)),
   decoder: Type.Object(ByteLevel),
   model: Type.Object({
     type: Type.Literal('BPE'),
-    dropout: Absent(),
-    unk_token: Absent(),
-    continuing_subword_prefix: Absent(),
-    end_of_word_suffix: Absent(),
+    dropout: Unset(),
+    unk_token: Unset(),
+    continuing_subword_prefix: Unset(),
+    end_of_word_suffix: Unset(),
     fuse_unk: Type.Optional(Type.Literal(false)),
     byte_fallback: Type.Optional(Type.Literal(false)),
     ignore_merges: Type.Optional(Type.Literal(false)),
@@ -57,7 +57,7 @@ const TokenizerFile = Type.Object({
     merges: Type.Array(Type.Union([Type.Tuple([Type.String(), Type.String()]), Type.String()])),
   }),
 });
-type TokenizerFile = Static<typeof TokenizerFile>;
+type Ids = ReadonlyMap<string, number>;
 
 /** Throws an Error that says what is not understood. */
 export function parseTokenizerFile(json: string): TokenizerTables {
@@ -69,18 +69,17 @@ export function parseTokenizerFile(json: string): TokenizerTables {
     );
   }
   const specials = new Map(file.added_tokens.map((token) => [token.content, token.id]));
-  const { vocab } = file.model;
-  const tokenBytes = bytesOfTokens(new Map([...Object.entries(vocab), ...specials]), specials);
+  const vocabulary = new Map([...Object.entries(file.model.vocab), ...specials]);
   return {
     normalization: file.normalizer ? 'nfc' : 'none',
-    tokenBytes,
-    byteIds: idsOfBytes(vocab),
-    merges: file.model.merges.map((merge) => pairMerge(merge, vocab)),
+    tokenBytes: bytesOfTokens(vocabulary, specials),
+    byteIds: idsOfBytes(vocabulary),
+    merges: file.model.merges.map((merge) => pairMerge(merge, vocabulary)),
     specialIds: new Set(specials.values()),
   };
 }
 
-function bytesOfTokens(ids: ReadonlyMap<string, number>, specials: ReadonlyMap<string, number>): Uint8Array[] {
+function bytesOfTokens(ids: Ids, specials: Ids): Uint8Array[] {
   const tokenBytes: Uint8Array[] = new Array(ids.size);
   for (const [token, id] of ids) {
     if (id >= ids.size || tokenBytes[id] !== undefined)
@@ -111,19 +110,19 @@ function bytesOfSymbols(token: string): Uint8Array {
   });
 }
 
-function idsOfBytes(vocab: TokenizerFile['model']['vocab']): Int32Array {
+function idsOfBytes(ids: Ids): Int32Array {
   return Int32Array.from(SYMBOLS, (symbol, byte) => {
-    const id = vocab[symbol];
+    const id = ids.get(symbol);
     if (id === undefined) throw new Error(`byte ${byte} has no token, so some text could not be encoded`);
     return id;
   });
 }
 
-function pairMerge(merge: string | [string, string], vocab: TokenizerFile['model']['vocab']): PairMerge {
-  const [left, right] = typeof merge === 'string' ? (merge.split(' ', 2) as [string, string]) : merge;
-  const ids = [vocab[left], vocab[right], vocab[left + right]];
-  if (ids.includes(undefined))
+function pairMerge(merge: string | [string, string], ids: Ids): PairMerge {
+  const [left = '', right = ''] = typeof merge === 'string' ? merge.split(' ') : merge;
+  const [leftId, rightId, mergedId] = [ids.get(left), ids.get(right), ids.get(left + right)];
+  if (leftId === undefined || rightId === undefined || mergedId === undefined) {
     throw new Error(`merge ${JSON.stringify([left, right])} has parts outside the vocabulary`);
-  const [leftId, rightId, mergedId] = ids as [number, number, number];
+  }
   return { left: leftId, right: rightId, merged: mergedId };
 }

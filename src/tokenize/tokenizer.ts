@@ -40,11 +40,18 @@ interface PieceTokens {
 /** All tokenizers share the main thread, so they share its slices. */
 const slicer = new TimeSlicer(SLICE_MS);
 
-/** Reads `tokenizer.json` of a model package. Throws an Error that names the file if it cannot be used. */
-export async function loadTokenizer(folder: string): Promise<Tokenizer> {
+/**
+ * Reads `tokenizer.json` of a model package. Throws an Error that names the file if it can't be used, or if it does not have the
+ * `vocabularySize` ids that the model has rows for (when given).
+ */
+export async function loadTokenizer(folder: string, vocabularySize?: number): Promise<Tokenizer> {
   const path = join(folder, 'tokenizer.json');
   try {
-    return new ByteLevelTokenizer(parseTokenizerFile(await readFile(path, 'utf8')), slicer);
+    const tokenizer = new ByteLevelTokenizer(parseTokenizerFile(await readFile(path, 'utf8')), slicer);
+    if (vocabularySize !== undefined && tokenizer.vocabularySize !== vocabularySize) {
+      throw new Error(`has ${tokenizer.vocabularySize} ids where the model has ${vocabularySize}`);
+    }
+    return tokenizer;
   } catch (error) {
     throw new Error(`${path}: ${error instanceof Error ? error.message : error}: restore it from the model package`);
   }
