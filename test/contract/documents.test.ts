@@ -1,0 +1,70 @@
+import assert from 'node:assert/strict';
+import { readFileSync } from 'node:fs';
+import { test } from 'node:test';
+import { Value } from 'typebox/value';
+import { ERRORS, type ErrorCode, errorBody, ServerError } from '../../src/errors.js';
+import { ErrorReply, ScoreBody, ScoreReply } from '../../src/http/schemas.js';
+import { describeModel, FakeEngine, fakeServer } from '../fakes.js';
+import { makeTables, type OpenApi, README, tableIn } from './documents.js';
+
+test("README's tables are those of the code; node dist/test/contract/update-readme.js writes them", async () => {
+  const readme = readFileSync(README, 'utf8');
+  for (const [name, content] of Object.entries(await makeTables())) {
+    assert.equal(tableIn(readme, name), content, `table ${name}`);
+  }
+});
+
+test("README's curl of /v1/score is a request that is answered", async (t) => {
+  const { app } = await fakeServer([], { engine: new FakeEngine([describeModel({ id: 'ut-lm-en' })]) });
+  t.after(() => app.close());
+  const bodies = [...readFileSync(README, 'utf8').matchAll(/curl [^\n]*\/v1\/score[^\n]*\\?\n?[^\n]*-d '([^']+)'/g)];
+  assert.ok(bodies.length > 0, 'README shows a curl of /v1/score');
+  for (const [, payload = ''] of bodies) {
+    const headers = { 'content-type': 'application/json' };
+    const reply = await app.inject({ method: 'POST', url: '/v1/score', headers, payload });
+    assert.equal(reply.statusCode, 200, reply.body);
+  }
+});
+
+test('every request that OpenAPI documents is executed, and its reply is as documented', async (t) => {
+  const { app } = await fakeServer();
+  t.after(() => app.close());
+  const { paths } = (await app.inject('/openapi.json')).json<OpenApi>();
+  let executed = 0;
+  for (const [path, methods] of Object.entries(paths)) {
+    for (const [method, { requestBody }] of Object.entries(methods)) {
+      const examples = Object.values(requestBody?.content['application/json']?.examples ?? {});
+      const url = path.replace('{id}', 'fake');
+      for (const payload of requestBody === undefined ? [undefined] : examples.map(({ value }) => value)) {
+        const reply = await app.inject({
+          method: method.toUpperCase() as 'GET' | 'POST',
+          url,
+          ...(payload === undefined ? {} : { payload: payload as object }),
+        });
+        assert.equal(reply.statusCode, 200, `${method} ${url}: ${reply.body}`);
+        if (url === '/v1/score') assert.ok(Value.Check(ScoreReply, reply.json()));
+        executed++;
+      }
+      if (requestBody !== undefined) assert.ok(examples.length > 0, `${path} has examples`);
+    }
+  }
+  assert.ok(executed >= 11, `${executed} requests`);
+});
+
+test('every field of a scoring request and every field of its reply says what it is', () => {
+  for (const [field, schema] of Object.entries(ScoreBody.properties)) {
+    assert.ok('description' in schema && schema.description, field);
+  }
+});
+
+test('every error has the documented shape and a status that fits its code', () => {
+  for (const code of Object.keys(ERRORS) as ErrorCode[]) {
+    const { status, retryable, retryAfterSeconds } = ERRORS[code];
+    const error = new ServerError(code, 'what to do', 'input');
+    assert.ok(Value.Check(ErrorReply, errorBody(error)), code);
+    assert.equal(error.retryAfterSeconds, retryAfterSeconds);
+    assert.equal(retryAfterSeconds !== null, status === 429 || status === 503, `${code}: Retry-After`);
+    assert.ok(status >= 400 && status < 600);
+    if (retryAfterSeconds !== null) assert.ok(retryable, code);
+  }
+});
