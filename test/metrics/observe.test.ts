@@ -1,0 +1,151 @@
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+import type { EngineTelemetry, ModelTelemetry } from '../../src/engine/protocol.js';
+import { createMetrics } from '../../src/metrics/metrics.js';
+import { Observer, RENEWED_ROW_COST, realisedBoundShare } from '../../src/metrics/observe.js';
+
+const sources = { requestsInWork: () => 3, engineRestarts: () => 2, engineReady: () => true };
+
+function setup() {
+  const metrics = createMetrics(sources, { latencyBucketsMs: [0.5, 5], processMetrics: false });
+  return { metrics, observer: new Observer(metrics), text: () => metrics.registry.metrics() };
+}
+
+function report(changes: Partial<ModelTelemetry> = {}): EngineTelemetry {
+  const model: ModelTelemetry = {
+    model: 'm',
+    steps: 4,
+    computeSeconds: 0.5,
+    hostSeconds: 0.01,
+    activeRows: 20,
+    renewedRows: 6,
+    keysUseful: 100,
+    keysComputed: 130,
+    rowsPerStep: [8, 6, 4, 2],
+    haltedAtStep: [0, 2, 2, 2, 2],
+    remainderTenths: [1, 0, 3, 0, 0, 0, 0, 0, 0, 4],
+    remainderSum: 4.6,
+    ...changes,
+  };
+  return { models: [model], lanesWaiting: 5, lanesRunning: 6, slotsUsed: 7, slotsTotal: 8 };
+}
+
+/** The value of a series in the text format. */
+function valueIn(text: string, series: string): number {
+  const line = text.split('\n').find((candidate) => candidate.startsWith(`${series} `));
+  assert.ok(line, `${series} in\n${text}`);
+  return Number(line.slice(series.length + 1));
+}
+
+test('a report of the engine becomes counters, gauges and histograms', async () => {
+  const { observer, text } = setup();
+  observer.telemetry(report());
+  observer.telemetry(report());
+  const page = await text();
+  const expected: Readonly<Record<string, number>> = {
+    'ponder_position_steps_total{model="m"}': 40,
+    // 8 positions could have taken 4 steps each and took 20 in all; twice.
+    'ponder_position_steps_saved_total{model="m"}': 2 * (8 * 4 - 20),
+    'ponder_key_renewals_total{model="m"}': 12,
+    'ponder_engine_steps_total{model="m"}': 8,
+    'ponder_engine_compute_seconds_total{model="m"}': 1,
+    'ponder_attention_keys_useful_total{model="m"}': 200,
+    'ponder_attention_keys_computed_total{model="m"}': 260,
+    'ponder_halting_step_bucket{le="1",model="m"}': 4,
+    'ponder_halting_step_bucket{le="3",model="m"}': 12,
+    'ponder_halting_step_bucket{le="16",model="m"}': 16,
+    'ponder_halting_step_bucket{le="+Inf",model="m"}': 16,
+    'ponder_halting_step_sum{model="m"}': 40,
+    'ponder_halting_step_count{model="m"}': 16,
+    'ponder_remainder_bucket{le="0.1",model="m"}': 2,
+    'ponder_remainder_bucket{le="0.3",model="m"}': 8,
+    'ponder_remainder_bucket{le="1",model="m"}': 16,
+    'ponder_remainder_sum{model="m"}': 9.2,
+    'ponder_active_rows_per_step_bucket{le="4",model="m"}': 4,
+    'ponder_active_rows_per_step_count{model="m"}': 8,
+    ponder_lanes_waiting: 5,
+    ponder_lanes_running: 6,
+    ponder_slots_used: 7,
+    ponder_slots_total: 8,
+  };
+  for (const [series, value] of Object.entries(expected)) assert.equal(valueIn(page, series), value, series);
+});
+
+test('the realised share of the bound is (fixed / adaptive) / (T / mean depth), in rows', async () => {
+  const { observer, text } = setup();
+  observer.telemetry(report());
+  const [positions, maxSteps, meanDepth] = [8, 4, 20 / 8];
+  const adaptive = 20 + 6 * RENEWED_ROW_COST;
+  const share = (positions * maxSteps) / adaptive / (maxSteps / meanDepth);
+  assert.ok(Math.abs(valueIn(await text(), 'ponder_realised_bound_share{model="m"}') - share) < 1e-12);
+  assert.ok(Math.abs(realisedBoundShare(20, adaptive) - share) < 1e-12);
+});
+
+test('a loop that halts nothing early and wastes nothing realises all of the bound', async () => {
+  const { observer, text } = setup();
+  observer.telemetry(report({ activeRows: 20, renewedRows: 0 }));
+  assert.equal(valueIn(await text(), 'ponder_realised_bound_share{model="m"}'), 1);
+});
+
+test('a report without work leaves the share alone', async () => {
+  const { observer, text } = setup();
+  const idle = { activeRows: 0, renewedRows: 0, rowsPerStep: [], haltedAtStep: [0, 0, 0, 0, 0], remainderSum: 0 };
+  observer.telemetry(report({ ...idle, remainderTenths: new Array(10).fill(0) }));
+  assert.doesNotMatch(await text(), /ponder_realised_bound_share\{/);
+});
+
+test('models deeper than the buckets are counted above them, not lost', async () => {
+  const { observer, text } = setup();
+  const haltedAtStep = new Array(21).fill(0);
+  haltedAtStep[20] = 3;
+  observer.telemetry(report({ haltedAtStep }));
+  const page = await text();
+  assert.equal(valueIn(page, 'ponder_halting_step_bucket{le="16",model="m"}'), 0);
+  assert.equal(valueIn(page, 'ponder_halting_step_bucket{le="+Inf",model="m"}'), 3);
+  assert.equal(valueIn(page, 'ponder_halting_step_sum{model="m"}'), 60);
+});
+
+test('a scored request: tokens, steps per token, and latency by stage in the buckets asked for', async () => {
+  const { observer, text } = setup();
+  const times = { queueMs: 0.4, tokenizeMs: 0.6, computeMs: 4, totalMs: 6 };
+  observer.scored({ model: 'm', tokens: 3, histogram: [0, 1, 2, 0, 0], ...times });
+  const page = await text();
+  assert.equal(valueIn(page, 'ponder_tokens_total{model="m"}'), 3);
+  assert.equal(valueIn(page, 'ponder_steps_per_token_sum{model="m"}'), 5);
+  assert.equal(valueIn(page, 'ponder_steps_per_token_bucket{le="1",model="m"}'), 1);
+  const bucket = (stage: string, le: string): number =>
+    valueIn(page, `ponder_request_duration_seconds_bucket{le="${le}",model="m",stage="${stage}"}`);
+  assert.equal(bucket('queue', '0.0005'), 1);
+  assert.equal(bucket('tokenize', '0.0005'), 0);
+  assert.equal(bucket('compute', '0.005'), 1);
+  assert.equal(bucket('total', '0.005'), 0);
+});
+
+test('sizes are pulled at each scrape', async () => {
+  const page = await setup().text();
+  assert.equal(valueIn(page, 'ponder_requests_in_work'), 3);
+  assert.equal(valueIn(page, 'ponder_engine_restarts_total'), 2);
+  assert.equal(valueIn(page, 'ponder_engine_ready'), 1);
+});
+
+test('names and labels follow the conventions', () => {
+  const { metrics } = setup();
+  const declared = metrics.registry.getMetricsAsArray() as unknown as {
+    name: string;
+    type: string;
+    labelNames: string[];
+  }[];
+  for (const { name, type, labelNames } of declared) {
+    assert.match(name, /^ponder_[a-z_]+$/);
+    assert.equal(name.endsWith('_total') && !name.endsWith('slots_total'), type === 'counter', name);
+    for (const label of labelNames)
+      assert.ok(['model', 'route', 'outcome', 'stage'].includes(label), `${name} ${label}`);
+  }
+});
+
+test('two registries live side by side', async () => {
+  const [first, second] = [setup(), setup()];
+  first.observer.finished('/v1/score', 'OK');
+  assert.match(await first.text(), /outcome="OK"\} 1/);
+  assert.doesNotMatch(await second.text(), /outcome="OK"/);
+});
