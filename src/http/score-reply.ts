@@ -14,7 +14,7 @@ import type { TokenizedInput } from './score-work.js';
 /** Tokens written between two turns of the event loop: about a millisecond. */
 const TOKENS_PER_PIECE = 512;
 /** Replies with more tokens are streamed; the others are one text with a Content-Length. */
-const UNSTREAMED_TOKENS_MAX = 2048;
+const UNSTREAMED_TOKENS_MAX = 1024;
 
 /** One input with the results of its windows, span by span. */
 export interface ScoredInput extends TokenizedInput {
