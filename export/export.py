@@ -17,9 +17,14 @@ import torch
 from torch import Tensor
 
 import universal_transformer_onnx as ut
-from universal_transformer import LanguageModel, load
+from universal_transformer import LanguageModel, TranslationModel, load
 
 ALIGNMENT = 64  # bytes; a cache line, so that no tensor starts in the middle of one
+
+LICENCES = {
+    "lm": "trained on English Wikipedia text, CC-BY-SA",
+    "translation": "trained on Tatoeba (CC-BY 2.0), WMT newstests, Multi30k, TED, BConTrasT, MLQE-PE and the texts of Debian packages (free licences)",
+}
 
 TYPES = {
     onnx.TensorProto.FLOAT: "float32",
@@ -93,10 +98,44 @@ def golden_score(model: LanguageModel, checkpoint: Path) -> list[dict]:
     return out
 
 
-def export_language_model(checkpoint: Path, target: Path) -> None:
+def golden_translate(model: TranslationModel, checkpoint: Path) -> list[dict]:
+    """The sentences of the checkpoint's golden file, translated greedily on the package's weights."""
+    cases = json.loads((checkpoint / "golden.json").read_text())
+    out = []
+    for case, t in zip(cases, model.greedy([case["source_ids"] for case in cases]), strict=True):
+        out.append(
+            {
+                "source": case["source"], "source_ids": case["source_ids"], "encoder_depth": t.encoder_depth,
+                "ids": t.ids, "logprobs": [round(x, 4) for x in t.logprobs], "decoder_depth": t.decoder_depth,
+                "margin": round(t.margin, 5), "gap": round(min(t.gaps), 5),
+            }
+        )  # fmt: skip
+    return out
+
+
+def task_facts(config: dict) -> dict:
+    """The part of the manifest that depends on the task."""
+    dimensions = {"d_model": config["d_model"], "heads": config["heads"], "d_ff": config["d_ff"], "vocab": config["vocab"]}
+    if config["task"] == "lm":
+        return {
+            "task": "score",
+            "language": config["language"],
+            "dimensions": {**dimensions, "context": config["context"]},
+            "tokens": {"bos": config["bos"], "eos": 2, "pad": 0},
+        }
+    return {
+        "task": "translate",
+        "language": config["source"],
+        "target_language": config["target"],
+        "dimensions": {**dimensions, "context": config["max_len"]},
+        "tokens": {key: config[key] for key in ("bos", "eos", "pad")},
+    }
+
+
+def export_package(checkpoint: Path, target: Path) -> None:
     torch.set_num_threads(1)  # the order of summation, and so the golden file, depends on the number of threads
     config, weights = load(checkpoint)
-    constants = ut.initialisers(weights, config, config["context"])
+    constants = ut.initialisers(weights, config)
     graphs = ut.graphs(config, constants)
     shutil.rmtree(target, ignore_errors=True)
     target.mkdir(parents=True)
@@ -111,8 +150,11 @@ def export_language_model(checkpoint: Path, target: Path) -> None:
             onnx.checker.check_model(target / file)  # by path: only then are external weights looked for beside it
             precisions[precision][name] = {"file": file, **signature(model)}
     shutil.copyfile(checkpoint / "tokenizer.json", target / "tokenizer.json")
-    reference = LanguageModel(config, ut.reference_weights(constants, config))
-    write_json(target / "golden.json", golden_score(reference, checkpoint))
+    reference = ut.reference_weights(constants, config)
+    if config["task"] == "lm":
+        write_json(target / "golden.json", golden_score(LanguageModel(config, reference), checkpoint))
+    else:
+        write_json(target / "golden.json", golden_translate(TranslationModel(config, reference), checkpoint))
     files = {}
     for path in sorted(target.iterdir()):
         data = path.read_bytes()
@@ -121,14 +163,11 @@ def export_language_model(checkpoint: Path, target: Path) -> None:
         "format": "ponder-serve/1",
         "name": target.name,
         "family": config["family"],
-        "task": "score",
-        "language": config["language"],
-        "dimensions": {"d_model": config["d_model"], "heads": config["heads"], "d_ff": config["d_ff"], "vocab": config["vocab"], "context": config["context"]},
+        **task_facts(config),
         "halting": {k: config[k] for k in ("act_type", "halted_state", "forced_stop", "max_steps", "threshold")},
-        "tokens": {"bos": config["bos"], "eos": 2, "pad": 0},
         "parameters": sum(w.numel() for w in weights.values()),
         "precisions": precisions,
-        "provenance": {**config["trained"], "licence": "trained on English Wikipedia text, CC-BY-SA"},
+        "provenance": {**config["trained"], "licence": LICENCES[config["task"]]},
         "quality": {"checkpoint": config["measured"]},
         "files": files,
     }
@@ -140,7 +179,7 @@ def main() -> None:
     parser.add_argument("checkpoint", type=Path, help="folder with config.json, model.safetensors, tokenizer.json, golden.json")
     parser.add_argument("target", type=Path, help="folder to write, for example models/ut-lm-en")
     args = parser.parse_args()
-    export_language_model(args.checkpoint, args.target)
+    export_package(args.checkpoint, args.target)
 
 
 if __name__ == "__main__":

@@ -164,3 +164,78 @@ class LanguageModel:
             logprobs = F.log_softmax(out.states[b, :n] @ self.emb.T, -1)
             results.append((logprobs, Ponder(out.states[b, :n], out.depth[b, :n], out.remainder[b, :n], out.margin[b, :n])))
         return results
+
+
+@dataclass
+class Translation:
+    """Greedy output: `ids` [n] ending with </s> unless cut, their `logprobs` (nats) and the decoder's and encoder's depths.
+    `gaps` [n]: how far the best token led the second; `margin`: how near any halting sum came to its threshold."""
+
+    ids: list[int]
+    logprobs: list[float]
+    decoder_depth: list[int]
+    encoder_depth: list[int]
+    gaps: list[float]
+    margin: float
+
+
+class TranslationModel:
+    """Encoder and decoder, ACT in both; one embedding for source, target and output."""
+
+    def __init__(self, config: dict, weights: dict[str, Tensor]):
+        self.config = config
+        self.emb = weights["emb.weight"]
+        self.encoder = Stack(weights, "enc.", config)
+        self.decoder = Stack(weights, "dec.", config)
+
+    def budget(self, **changes) -> Budget:
+        return Budget(**{"max_steps": self.config["max_steps"], "threshold": self.config["threshold"], **changes})
+
+    def embed(self, ids: Tensor) -> Tensor:
+        return F.embedding(ids, self.emb) * math.sqrt(self.config["d_model"])
+
+    @torch.inference_mode()
+    def encode(self, sources: list[list[int]], budget: Budget | None = None) -> tuple[Ponder, Tensor]:
+        """sources: ids ending with </s>. Returns the encoder's output and the mask [B, 1, S] of what is no padding."""
+        S = max(map(len, sources))
+        ids = torch.full((len(sources), S), self.config["pad"])
+        for b, tokens in enumerate(sources):
+            ids[b, : len(tokens)] = torch.tensor(tokens)
+        mask = torch.arange(S)[None, None, :] < torch.tensor([len(s) for s in sources])[:, None, None]
+        return self.encoder.run(self.embed(ids), mask, budget or self.budget()), mask
+
+    @torch.inference_mode()
+    def decode(self, prefix: Tensor, memory: Tensor, memory_mask: Tensor, budget: Budget | None = None) -> tuple[Tensor, Ponder]:
+        """prefix [B, L] target ids from <s> on -> log-probabilities [B, L, V] of the next token at each place, and the ponder."""
+        L = prefix.shape[1]
+        causal = torch.ones(L, L, dtype=torch.bool).tril()[None]
+        out = self.decoder.run(self.embed(prefix), causal, budget or self.budget(), memory, memory_mask)
+        return F.log_softmax(out.states @ self.emb.T, -1), out
+
+    @torch.inference_mode()
+    def greedy(
+        self, sources: list[list[int]], max_new_tokens: int = 127, budget: Budget | None = None, encoder_budget: Budget | None = None
+    ) -> list[Translation]:
+        """Recomputes the whole prefix for every token: the definition that cached decoding is compared with."""
+        ponder, mask = self.encode(sources, encoder_budget)
+        bos, eos = self.config["bos"], self.config["eos"]
+        out = []
+        for b, source in enumerate(sources):
+            out.append(Translation([], [], [], ponder.depth[b, : len(source)].tolist(), [], ponder.margin[b, : len(source)].min().item()))
+        prefix = torch.full((len(sources), 1), bos)
+        running = list(range(len(sources)))
+        while running and prefix.shape[1] <= max_new_tokens:
+            logprobs, depth = self.decode(prefix[running], ponder.states[running], mask[running], budget)
+            best = logprobs[:, -1].topk(2, -1)
+            nxt = torch.full((len(sources), 1), self.config["pad"])
+            for row, b in enumerate(running):
+                token = int(best.indices[row, 0])
+                nxt[b, 0] = token
+                out[b].ids.append(token)
+                out[b].logprobs.append(float(best.values[row, 0]))
+                out[b].gaps.append(float(best.values[row, 0] - best.values[row, 1]))
+                out[b].decoder_depth.append(int(depth.depth[row, -1]))
+                out[b].margin = min(out[b].margin, float(depth.margin[row, -1]))
+            prefix = torch.cat([prefix, nxt], 1)
+            running = [b for b in running if out[b].ids[-1] != eos]
+        return out

@@ -8,7 +8,10 @@ then writes in place.
     begin   ids -> state = embedding, accumulator = 0, halting sum = 0
     step    rows = active ++ renewed. Active rows are computed in full; renewed rows (halted one step ago) only renew their key
             and value, for the last time: under `freeze` they are constant from there on.
-    finish  accumulator -> log-probability of a target, and the k best
+    finish  accumulator -> what the stack is for: log-probabilities of given targets (score), the k best next tokens (decoder),
+            or the keys and values that a decoder will attend over (encoder)
+
+A stack's constants are named with its prefix: none for a language model, `enc.` and `dec.` for translation.
 """
 
 from __future__ import annotations
@@ -39,7 +42,11 @@ def fold(weights: dict[str, Tensor], prefix: str, config: dict) -> dict[str, Ten
     halt, halt_bias = after_norm("ln1", "halt")
     f1, f1_bias = after_norm("ln2", "f1")
     scale = 1 / math.sqrt(d // config["heads"])
-    return {
+    cross = {}
+    if f"{prefix}block.xq.weight" in weights:
+        xq, xq_bias = after_norm("lnx", "xq")
+        cross = {"xq": xq * scale, "xq.bias": xq_bias * scale, "xo": w("xo.weight"), "xo.bias": w("xo.bias")}
+    return cross | {
         "q": qkv[:d] * scale, "q.bias": qkv_bias[:d] * scale,
         "kv": qkv[d:], "kv.bias": qkv_bias[d:],
         "halt": halt, "halt.bias": halt_bias,
@@ -60,40 +67,75 @@ def unfold(folded: dict[str, Tensor], prefix: str, config: dict) -> dict[str, Te
         "ln2.weight": torch.ones(d), "ln2.bias": torch.zeros(d),
         "halt.weight": folded["halt"], "halt.bias": folded["halt.bias"],
     }  # fmt: skip
-    for name in ("o", "f1", "f2"):
+    if "xq" in folded:
+        named |= {"xq.weight": folded["xq"] * scale, "xq.bias": folded["xq.bias"] * scale}
+        named |= {"lnx.weight": torch.ones(d), "lnx.bias": torch.zeros(d)}
+    for name in {"o", "f1", "f2", "xo"} & folded.keys():
         named |= {f"{name}.weight": folded[name], f"{name}.bias": folded[f"{name}.bias"]}
     return {f"{prefix}block.{k}": v for k, v in named.items()}
 
 
-MATRICES = ("q", "kv", "o", "f1", "f2")
+def quantised(name: str, weight: Tensor, bias: Tensor) -> dict[str, Tensor]:
+    """A matrix as the graphs multiply by it: int8 [in, out], a scale per output column, and its bias."""
+    q, scale = quantise(weight)
+    return {name: q.T.contiguous(), f"{name}.scale": scale, f"{name}.bias": bias}
 
 
-def initialisers(weights: dict[str, Tensor], config: dict, positions: int) -> dict[str, Tensor]:
-    """Every constant of the graphs by name, each stored once in weights.bin. Matrices are int8 [in, out] with `<name>.scale` [out];
-    the embedding, which is also the output matrix, is int8 [vocabulary, d] with a scale a row."""
-    stack = fold(weights, "", config)
-    out: dict[str, Tensor] = {}
-    for name in MATRICES:
-        q, scale = quantise(stack[name])
-        out |= {name: q.T.contiguous(), f"{name}.scale": scale, f"{name}.bias": stack[f"{name}.bias"]}
-    q, scale = quantise(weights["emb.weight"])
-    out |= {"emb": q, "emb.scale": scale, "halt": stack["halt"], "halt.bias": stack["halt.bias"]}
-    out |= {"lnf.gain": weights["lnf.weight"], "lnf.shift": weights["lnf.bias"]}
-    out |= {"positions": sinusoid(positions, config["d_model"]), "steps": sinusoid(config["max_steps"] + 1, config["d_model"])}
+def dequantised(name: str, constants: dict[str, Tensor]) -> Tensor:
+    return dequantise(constants[name].T, constants[f"{name}.scale"])
+
+
+def stack_constants(weights: dict[str, Tensor], prefix: str, config: dict) -> dict[str, Tensor]:
+    stack = fold(weights, prefix, config)
+    out = {f"{prefix}halt": stack.pop("halt"), f"{prefix}halt.bias": stack.pop("halt.bias")}
+    for name in [n for n in stack if not n.endswith(".bias")]:
+        out |= quantised(f"{prefix}{name}", stack[name], stack[f"{name}.bias"])
     return out
+
+
+def shared_constants(weights: dict[str, Tensor], config: dict, positions: int) -> dict[str, Tensor]:
+    """The embedding, which is also the output matrix: int8 [vocabulary, d] with a scale a row; and the coordinate tables."""
+    q, scale = quantise(weights["emb.weight"])
+    tables = {"positions": sinusoid(positions, config["d_model"]), "steps": sinusoid(config["max_steps"] + 1, config["d_model"])}
+    return {"emb": q, "emb.scale": scale} | tables
+
+
+def final_norm(weights: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {f"{prefix}lnf.gain": weights[f"{prefix}lnf.weight"], f"{prefix}lnf.shift": weights[f"{prefix}lnf.bias"]}
+
+
+def initialisers(weights: dict[str, Tensor], config: dict) -> dict[str, Tensor]:
+    """Every constant of a package's graphs by name, each stored once in weights.bin."""
+    if config["task"] == "lm":
+        return stack_constants(weights, "", config) | shared_constants(weights, config, config["context"]) | final_norm(weights, "")
+    # Cross-attention keys and values are made once a sentence, when its encoder finishes: W_xkv LNf(acc) + b, with LNf folded in.
+    xkv, gain, shift = weights["dec.block.xkv.weight"], weights["enc.lnf.weight"], weights["enc.lnf.bias"]
+    return (
+        stack_constants(weights, "enc.", config)
+        | quantised("enc.xkv", xkv * gain, weights["dec.block.xkv.bias"] + xkv @ shift)
+        | stack_constants(weights, "dec.", config)
+        | shared_constants(weights, config, config["max_len"])
+        | final_norm(weights, "dec.")
+    )
 
 
 def reference_weights(constants: dict[str, Tensor], config: dict) -> dict[str, Tensor]:
     """Checkpoint tensors that mean exactly what a package's constants mean: what parity is measured against."""
-    folded = {"halt": constants["halt"], "halt.bias": constants["halt.bias"]}
-    for name in MATRICES:
-        folded[name] = dequantise(constants[name].T, constants[f"{name}.scale"])
-        folded[f"{name}.bias"] = constants[f"{name}.bias"]
-    return unfold(folded, "", config) | {
-        "emb.weight": dequantise(constants["emb"], constants["emb.scale"]),
-        "lnf.weight": constants["lnf.gain"],
-        "lnf.bias": constants["lnf.shift"],
-    }
+    d = config["d_model"]
+    out = {"emb.weight": dequantise(constants["emb"], constants["emb.scale"])}
+    for prefix in [""] if config["task"] == "lm" else ["enc.", "dec."]:
+        folded = {name: constants[f"{prefix}{name}"] for name in ("halt", "halt.bias")}
+        for name in {"q", "kv", "o", "f1", "f2", "xq", "xo"}:
+            if f"{prefix}{name}" in constants:
+                folded[name] = dequantised(f"{prefix}{name}", constants)
+                folded[f"{name}.bias"] = constants[f"{prefix}{name}.bias"]
+        out |= unfold(folded, prefix, config)
+        if f"{prefix}lnf.gain" in constants:
+            out |= {f"{prefix}lnf.weight": constants[f"{prefix}lnf.gain"], f"{prefix}lnf.bias": constants[f"{prefix}lnf.shift"]}
+    if "enc.xkv" in constants:
+        out |= {"enc.lnf.weight": torch.ones(d), "enc.lnf.bias": torch.zeros(d)}
+        out |= {"dec.block.xkv.weight": dequantised("enc.xkv", constants), "dec.block.xkv.bias": constants["enc.xkv.bias"]}
+    return out
 
 
 class Int8:
@@ -180,9 +222,31 @@ def begin_graph(config: dict) -> str:
     }}"""
 
 
-def step_graph(config: dict, p: Precision) -> str:
+def attention_inputs(prefix: str) -> str:
+    """The tables of RaggedAttention, see functions.py."""
+    return (
+        f"int64[{prefix}group, 17] {prefix}groups, int32[{prefix}query] {prefix}query_index, int32[{prefix}query] {prefix}visible, "
+        f"int32[{prefix}key] {prefix}key_index, int32[active] {prefix}row"
+    )
+
+
+def step_graph(config: dict, p: Precision, prefix: str = "", cross: bool = False) -> str:
+    """`cross`: a decoder, which also attends over the memory that its encoder left (memory_keys, memory_values)."""
     d = config["d_model"]
     ai = functions.DOMAIN
+    normed = "y"
+    memory = []
+    if cross:
+        normed = "w"
+        memory = [
+            *p.normalised("y"),
+            *linear(p, "y", f"{prefix}xq", "memory_queries"),
+            f"seen = {ai}.RaggedAttention (memory_queries, memory_keys, memory_values, memory_groups, memory_query_index, memory_visible, "
+            "memory_key_index, memory_row)",
+            *p.quantised("seen"),
+            *linear(p, "seen", f"{prefix}xo", "recalled"),
+            "w = Add (y, recalled)",
+        ]
     lines = [
         *p.constants,
         *p.relu_constants,
@@ -192,8 +256,8 @@ def step_graph(config: dict, p: Precision) -> str:
         "state_rows = Gather (state, slots)",
         f'x = {ai}.CoordinateEmbedding (state_rows, position, step, "positions", "steps")',
         *p.normalised("x"),
-        # Keys and values of active and renewed rows; written before attention reads, which the pool's name enforces.
-        *linear(p, "x", "kv", "key_value"),
+        # Keys and values of active and renewed rows; attention reads the pool that this scatter returns, so it comes first.
+        *linear(p, "x", f"{prefix}kv", "key_value"),
         "new_keys, new_values = Split <axis = 1> (key_value, halves)",
         "cache64 = Cast <to = 7> (cache_rows)",
         "cache_place = Unsqueeze (cache64, last)",
@@ -204,18 +268,19 @@ def step_graph(config: dict, p: Precision) -> str:
         "active_slots = Slice (slots, from_start, active_count)",
         "ax = Slice (x, from_start, active_count)",
         *p.first("x", "a", "active_count"),
-        *linear(p, "a", "q", "queries"),
+        *linear(p, "a", f"{prefix}q", "queries"),
         f"attended = {ai}.RaggedAttention (queries, keys_out, values_out, groups, query_index, visible, key_index, row)",
         *p.quantised("attended"),
-        *linear(p, "attended", "o", "mixed"),
+        *linear(p, "attended", f"{prefix}o", "mixed"),
         "y = Add (ax, mixed)",
-        *p.normalised("y"),
-        *linear(p, "y", "f1", "hidden"),
+        *memory,
+        *p.normalised(normed),
+        *linear(p, normed, f"{prefix}f1", "hidden"),
         *p.relu("hidden"),
-        *linear(p, "hidden", "f2", "transition", "bottom"),
-        "z = Add (y, transition)",
+        *linear(p, "hidden", f"{prefix}f2", "transition", "bottom"),
+        f"z = Add ({normed}, transition)",
         # Halting: p is taken before the transform (tensor2tensor and the paper's appendix C agree).
-        f'probability_rows = {ai}.HaltingProbability (x_centred, x_inverse, "halt", "halt.bias")',
+        f'probability_rows = {ai}.HaltingProbability (x_centred, x_inverse, "{prefix}halt", "{prefix}halt.bias")',
         "probability = Slice (probability_rows, from_start, active_count)",
         "sum = Gather (halting, active_slots)",
         f"weight, sum_out, halted, remainder = {ai}.HaltingUpdate (probability, sum, threshold, is_last, is_held)",
@@ -229,31 +294,42 @@ def step_graph(config: dict, p: Precision) -> str:
         "halting_out = ScatterND (halting, place, sum_out)",
     ]
     body = "\n      ".join(lines).replace("EPSILON", repr(config["layer_norm_eps"]))
+    memory_inputs = f", float[memory, {d}] memory_keys, float[memory, {d}] memory_values, {attention_inputs('memory_')}" if cross else ""
     return f"""
     step (float[pool, {d}] state, float[pool, {d}] accumulator, float[pool, 1] halting, float[cache, {d}] keys, float[cache, {d}] values,
           int32[rows] slots, int32[rows] cache_rows, int32[rows] position, int32[rows] step,
           float[active, 1] threshold, bool[active, 1] is_last, bool[active, 1] is_held,
-          int64[group, 17] groups, int32[query] query_index, int32[query] visible, int32[key] key_index, int32[active] row)
+          {attention_inputs("")}{memory_inputs})
        => (float[pool, {d}] state_out, float[pool, {d}] accumulator_out, float[pool, 1] halting_out,
            float[cache, {d}] keys_out, float[cache, {d}] values_out, bool[active, 1] halted, float[active, 1] remainder) {{
       {body}
     }}"""
 
 
-def finish_graph(config: dict, p: Precision, top: bool) -> str:
-    """log softmax(LNf(accumulator) E^T) at the target; the [rows, vocabulary] matrix never leaves the graph."""
-    d = config["d_model"]
+def output_layer(config: dict, p: Precision, prefix: str) -> list[str]:
+    """log softmax(LNf(accumulator) E^T) as `logprobs`; the embedding is stored once, as rows, and transposed when a session is created."""
     ai = functions.DOMAIN
-    lines = [
+    return [
+        'emb_columns = Transpose <perm = [1, 0]> ("emb")',
         *p.constants,
         "sums = Gather (accumulator, slots)",
         f"centred, inverse = {ai}.Normalize <epsilon = {config['layer_norm_eps']!r}> (sums)",
         "unit = Mul (centred, inverse)",
-        'gained = Mul (unit, "lnf.gain")',
-        'out = Add (gained, "lnf.shift")',
+        f'gained = Mul (unit, "{prefix}lnf.gain")',
+        f'out = Add (gained, "{prefix}lnf.shift")',
         *p.quantised("out"),
         *(line.replace('"emb"', "emb_columns") for line in p.product("out", "emb", "logits")),
         "logprobs = LogSoftmax <axis = -1> (logits)",
+    ]
+
+
+BEST = ["top_logprobs, top64 = TopK <axis = -1, largest = 1, sorted = 1> (logprobs, k)", "top_ids = Cast <to = 6> (top64)"]
+
+
+def finish_graph(config: dict, p: Precision, top: bool) -> str:
+    """Scoring: the log-probability of each row's target, and with `top` its k best; the [rows, vocabulary] matrix stays in the graph."""
+    lines = [
+        *output_layer(config, p, ""),
         "last = Constant <value_ints = [-1]> ()",
         "column = Unsqueeze (targets, last)",
         "chosen = GatherElements <axis = 1> (logprobs, column)",
@@ -261,13 +337,47 @@ def finish_graph(config: dict, p: Precision, top: bool) -> str:
     ]
     outputs, inputs = "float[rows] logprob", "int32[rows] slots, int32[rows] targets"
     if top:
-        lines += ["top_logprobs, top64 = TopK <axis = -1, largest = 1, sorted = 1> (logprobs, k)", "top_ids = Cast <to = 6> (top64)"]
+        lines += BEST
         outputs += ", float[rows, k_size] top_logprobs, int32[rows, k_size] top_ids"
         inputs += ", int64[1] k"
-    # Stored once as rows for `begin`; transposed here when the session is created.
-    body = "\n      ".join(['emb_columns = Transpose <perm = [1, 0]> ("emb")', *lines])
+    body = "\n      ".join(lines)
     return f"""
-    finish{"_top" if top else ""} (float[pool, {d}] accumulator, {inputs}) => ({outputs}) {{
+    finish{"_top" if top else ""} (float[pool, {config["d_model"]}] accumulator, {inputs}) => ({outputs}) {{
+      {body}
+    }}"""
+
+
+def decoder_finish_graph(config: dict, p: Precision) -> str:
+    """The k best next tokens of each row."""
+    body = "\n      ".join([*output_layer(config, p, "dec."), *BEST])
+    return f"""
+    decoder_finish (float[pool, {config["d_model"]}] accumulator, int32[rows] slots, int64[1] k)
+       => (float[rows, k_size] top_logprobs, int32[rows, k_size] top_ids) {{
+      {body}
+    }}"""
+
+
+def encoder_finish_graph(config: dict, p: Precision) -> str:
+    """k', v' = split(W_xkv LNf(accumulator) + b), into the rows of the memory pools: once a sentence, for all decoder steps."""
+    d = config["d_model"]
+    lines = [
+        *p.constants,
+        "sums = Gather (accumulator, slots)",
+        *(line.replace("EPSILON", repr(config["layer_norm_eps"])) for line in p.normalised("sums")),
+        *linear(p, "sums", "enc.xkv", "key_value"),
+        f"halves = Constant <value_ints = [{d}, {d}]> ()",
+        "new_keys, new_values = Split <axis = 1> (key_value, halves)",
+        "last = Constant <value_ints = [-1]> ()",
+        "rows64 = Cast <to = 7> (memory_rows)",
+        "place = Unsqueeze (rows64, last)",
+        "memory_keys_out = ScatterND (memory_keys, place, new_keys)",
+        "memory_values_out = ScatterND (memory_values, place, new_values)",
+    ]
+    body = "\n      ".join(lines)
+    return f"""
+    encoder_finish (float[pool, {d}] accumulator, int32[rows] slots, int32[rows] memory_rows,
+                    float[memory, {d}] memory_keys, float[memory, {d}] memory_values)
+       => (float[memory, {d}] memory_keys_out, float[memory, {d}] memory_values_out) {{
       {body}
     }}"""
 
@@ -296,19 +406,28 @@ def build(graph: str, constants: dict[str, Tensor], used_functions: tuple[str, .
 def graphs(config: dict, constants: dict[str, Tensor]) -> dict[str, dict[str, onnx.ModelProto]]:
     """{precision: {graph name: model}}; initialisers are marked external and still without an offset."""
     d_head = config["d_model"] // config["heads"]
+    positions = constants["positions"].shape[0]
     shared = (
         functions.coordinate_embedding(), functions.normalize(), functions.quantized_embedding(), functions.halting_probability(),
-        functions.halting_update(), functions.ragged_attention(config["heads"], d_head, config["context"]),
+        functions.halting_update(), functions.ragged_attention(config["heads"], d_head, positions),
     )  # fmt: skip
     out = {}
     for p in (Int8(), Float32()):
         used = (*shared, *p.functions)
-        texts = {
-            "begin": begin_graph(config),
-            "step": step_graph(config, p),
-            "finish": finish_graph(config, p, top=False),
-            "finish_top": finish_graph(config, p, top=True),
-        }
+        if config["task"] == "lm":
+            texts = {
+                "begin": begin_graph(config),
+                "step": step_graph(config, p),
+                "finish": finish_graph(config, p, top=False),
+                "finish_top": finish_graph(config, p, top=True),
+            }
+        else:
+            texts = {
+                "begin": begin_graph(config),
+                "encoder_step": step_graph(config, p, "enc."),
+                "encoder_finish": encoder_finish_graph(config, p),
+                "decoder_step": step_graph(config, p, "dec.", cross=True),
+                "decoder_finish": decoder_finish_graph(config, p),
+            }
         out[p.name] = {name: build(text, constants, used) for name, text in texts.items()}
     return out
-

@@ -15,9 +15,6 @@
  */
 import type { Lane } from './lane.js';
 
-// A single query would take ONNX Runtime's vector-matrix kernel, which sums in another order than its matrix kernel.
-const QUERIES_MIN = 2;
-
 /** Queries of one unit at most reach over this many positions before a cut is considered. */
 const CUT_EVERY = 64;
 
@@ -51,16 +48,18 @@ export class AttentionPlan {
   }
 }
 
-interface Unit {
-  readonly lane: Lane;
-  /** Row of the step's active rows that the unit starts at, and where in lane.active. */
+/** A run of queries that see a prefix of the same keys. Its rows lie next to each other among the step's active rows. */
+export interface Unit {
   readonly firstRow: number;
-  readonly firstActive: number;
-  readonly count: number;
+  /** Per query: how many of the keys it sees. */
+  readonly visible: ArrayLike<number>;
+  /** Pool rows of the keys, in order of position. */
+  readonly keyRows: Int32Array;
+  /** Keys after padding: a function of the lane alone. */
   readonly keys: number;
 }
 
-/** Fills `plan` for the active positions of `lanes`, whose rows lie one lane after another. `width` of a row: heads x head size. */
+/** Lays out the active positions of causal lanes, whose rows lie one lane after another. `width`: heads x head size. */
 export function planAttention(lanes: readonly Lane[], width: number, plan: AttentionPlan): void {
   const units: Unit[] = [];
   let row = 0;
@@ -68,20 +67,39 @@ export function planAttention(lanes: readonly Lane[], width: number, plan: Atten
     cutIntoUnits(lane, row, units);
     row += lane.activeCount;
   }
+  layOut(units, row, width, plan);
+}
+
+/** The same for lanes whose positions see each other in both directions: a unit a lane. */
+export function planFullAttention(lanes: readonly Lane[], width: number, plan: AttentionPlan): void {
+  const units: Unit[] = [];
+  let row = 0;
+  for (const lane of lanes) {
+    const visible = new Int32Array(lane.activeCount).fill(lane.length);
+    if (lane.activeCount > 0)
+      units.push({ firstRow: row, visible, keyRows: lane.slots, keys: paddedKeys(lane.length) });
+    row += lane.activeCount;
+  }
+  layOut(units, row, width, plan);
+}
+
+/** Fills `plan` with the units of one step of `rows` active rows. */
+export function layOut(units: Unit[], rows: number, width: number, plan: AttentionPlan): void {
   plan.groupCount = 0;
   plan.queryCount = 0;
   plan.keyCount = 0;
   plan.keysUseful = 0;
   plan.keysComputed = 0;
-  if (plan.row.length < row) plan.row = new Int32Array(row);
+  if (plan.row.length < rows) plan.row = new Int32Array(rows);
   // A total order, so that the layout is a function of the step alone.
-  units.sort((a, b) => a.keys - b.keys || b.count - a.count || a.firstRow - b.firstRow);
+  units.sort((a, b) => a.keys - b.keys || b.visible.length - a.visible.length || a.firstRow - b.firstRow);
   for (let start = 0; start < units.length; ) {
-    const { keys, count: largest } = units[start] as Unit;
+    const { keys, visible } = units[start] as Unit;
     let end = start + 1;
-    while (end < units.length && (units[end] as Unit).keys === keys && (units[end] as Unit).count * 2 > largest)
-      end += 1;
-    addGroup(plan, units.slice(start, end), Math.max(largest, QUERIES_MIN), keys, width);
+    // Never a single query beside larger units: alone it takes ONNX Runtime's vector-matrix kernel, which sums in another order.
+    const fits = (unit: Unit) => unit.keys === keys && unit.visible.length * 2 > visible.length;
+    while (end < units.length && fits(units[end] as Unit)) end += 1;
+    addGroup(plan, units.slice(start, end), visible.length, keys, width);
     start = end;
   }
 }
@@ -92,19 +110,18 @@ function cutIntoUnits(lane: Lane, firstRow: number, units: Unit[]): void {
   while (start < lane.activeCount) {
     let end = start;
     let keys = 0;
-    for (let boundary = 0; end < lane.activeCount; ) {
-      boundary = (Math.floor((lane.active[end] as number) / CUT_EVERY) + 1) * CUT_EVERY;
-      const before = keys;
-      const queries = end - start;
+    while (end < lane.activeCount) {
+      const boundary = (Math.floor((lane.active[end] as number) / CUT_EVERY) + 1) * CUT_EVERY;
       const next = firstAtOrAfter(lane, boundary, end);
-      keys = paddedKeys((lane.active[next - 1] as number) + 1);
-      if (queries > 0 && queries * (keys - before) > PAIRS_PER_KEY * before + PAIRS_PER_UNIT) {
-        keys = before;
-        break;
-      }
+      const wider = paddedKeys((lane.active[next - 1] as number) + 1);
+      const queries = end - start;
+      if (queries > 0 && queries * (wider - keys) > PAIRS_PER_KEY * keys + PAIRS_PER_UNIT) break;
+      keys = wider;
       end = next;
     }
-    units.push({ lane, firstRow: firstRow + start, firstActive: start, count: end - start, keys });
+    const visible = lane.active.slice(start, end).map((position) => position + 1);
+    const keyRows = lane.slots.subarray(0, Math.min(keys, lane.length));
+    units.push({ firstRow: firstRow + start, visible, keyRows, keys });
     start = end;
   }
 }
@@ -116,7 +133,7 @@ function firstAtOrAfter(lane: Lane, position: number, from: number): number {
 }
 
 /** Few distinct sizes, so that units of different lanes meet in a group: multiples of 16 up to 64, of 32 up to 128, of 64 above. */
-function paddedKeys(keys: number): number {
+export function paddedKeys(keys: number): number {
   const multiple = keys <= 64 ? 16 : keys <= 128 ? 32 : 64;
   return Math.ceil(keys / multiple) * multiple;
 }
@@ -138,10 +155,10 @@ function addGroup(plan: AttentionPlan, units: readonly Unit[], queries: number, 
   for (let i = 0; i < GROUP_FIELDS; i++) plan.groups[at + i] = BigInt(fields[i] as number);
   plan.groupCount += 1;
   plan.keysComputed += u * queries * keys;
-  for (const { lane, firstRow, firstActive, count } of units) {
+  for (const { firstRow, visible, keyRows } of units) {
     for (let i = 0; i < queries; i++) {
-      const padded = i >= count;
-      const seen = padded ? 1 : (lane.active[firstActive + i] as number) + 1;
+      const padded = i >= visible.length;
+      const seen = padded ? 1 : (visible[i] as number);
       plan.queryIndex[plan.queryCount] = padded ? firstRow : firstRow + i;
       plan.visible[plan.queryCount] = seen;
       if (!padded) {
@@ -150,10 +167,9 @@ function addGroup(plan: AttentionPlan, units: readonly Unit[], queries: number, 
       }
       plan.queryCount += 1;
     }
-    const real = Math.min(keys, lane.length);
-    plan.keyIndex.set(real === lane.length ? lane.slots : lane.slots.subarray(0, real), plan.keyCount);
+    plan.keyIndex.set(keyRows, plan.keyCount);
     // Keys past the lane's end are never visible; any row that holds finite numbers will do.
-    plan.keyIndex.fill(lane.slots[0] as number, plan.keyCount + real, plan.keyCount + keys);
+    plan.keyIndex.fill(keyRows[0] as number, plan.keyCount + keyRows.length, plan.keyCount + keys);
     plan.keyCount += keys;
   }
 }
