@@ -28,7 +28,7 @@ const UNITS_PER_YIELD = 1024;
 const CACHED_PIECE_UNITS_MAX = 24;
 /** Longer pieces get working memory of their own and may pause; shorter ones are merged in one go. */
 const UNPAUSED_PIECE_UNITS_MAX = 1024;
-/** Pieces in each of the cache's two generations: 16,384 hold 99 % of the pieces of English text, in some 4 MB. */
+/** Pieces in each of the cache's two generations: in 2 MB of English, 92 % of the pieces are found, all but the first of a kind; 4 MB. */
 const CACHE_GENERATION_PIECES = 16_384;
 
 /** A piece in tokens, with the start of each in UTF-16 units from the piece's start. */
