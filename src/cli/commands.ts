@@ -19,6 +19,11 @@ export const COMMANDS: Readonly<Record<string, CommandEntry>> = {
     load: async () => (await import('./inspect.js')).run,
     stops: false,
   },
+  bench: {
+    help: 'Measure adaptive against full depth, and against other loops.',
+    load: async () => (await import('./bench.js')).run,
+    stops: true,
+  },
 };
 
 export function usage(): string {

@@ -1,0 +1,83 @@
+/** What a benchmark says of its samples, and the bounds that the arithmetic of a model sets. Pure. */
+
+/** What a figure was over the rounds. The median is quoted: a round that something else disturbed does not move it. */
+export interface Spread {
+  readonly median: number;
+  readonly min: number;
+  readonly max: number;
+}
+
+/** @throws RangeError when there are no values */
+export function median(values: readonly number[]): number {
+  if (values.length === 0) throw new RangeError('a median needs at least one value');
+  const sorted = [...values].sort((a, b) => a - b);
+  const middle = (sorted.length - 1) / 2;
+  return ((sorted[Math.floor(middle)] as number) + (sorted[Math.ceil(middle)] as number)) / 2;
+}
+
+export function spread(values: readonly number[]): Spread {
+  return { median: median(values), min: Math.min(...values), max: Math.max(...values) };
+}
+
+/** Round by round, so that what slowed both sides of a round cancels. The lists are of one length. */
+export function ratioSpread(numerators: readonly number[], denominators: readonly number[]): Spread {
+  return spread(numerators.map((value, i) => value / (denominators[i] as number)));
+}
+
+/** The nearest-rank quantile: the least sample that at least `share` of the samples do not exceed. */
+export function quantile(values: readonly number[], share: number): number {
+  if (values.length === 0) throw new RangeError('a quantile needs at least one value');
+  const sorted = [...values].sort((a, b) => a - b);
+  return sorted[Math.max(0, Math.ceil(share * sorted.length) - 1)] as number;
+}
+
+/** Least squares y = intercept + slope x over at least two different x. */
+export function linearFit(points: readonly (readonly [x: number, y: number])[]): { slope: number; intercept: number } {
+  const mean = (of: 0 | 1) => points.reduce((sum, point) => sum + point[of], 0) / points.length;
+  const [meanX, meanY] = [mean(0), mean(1)];
+  let products = 0;
+  let squares = 0;
+  for (const [x, y] of points) {
+    products += (x - meanX) * (y - meanY);
+    squares += (x - meanX) ** 2;
+  }
+  if (!(squares > 0)) throw new RangeError('a line needs at least two different places');
+  const slope = products / squares;
+  return { slope, intercept: meanY - slope * meanX };
+}
+
+export interface StackDimensions {
+  readonly width: number;
+  readonly feedForward: number;
+  readonly vocabulary: number;
+}
+
+/** Multiply-adds of one position in one step: four projections, two layers of feed-forward, scores and sums of attention. */
+export function stepCost({ width, feedForward }: StackDimensions, visibleKeys: number): number {
+  return 4 * width ** 2 + 2 * width * feedForward + 2 * width * visibleKeys;
+}
+
+/** Multiply-adds that every token pays whatever its depth: the output layer. */
+export function outputCost({ width, vocabulary }: StackDimensions): number {
+  return width * vocabulary;
+}
+
+/** Keys that a causal query sees on average over all positions of these lengths, itself included. */
+export function meanVisibleKeys(lengths: readonly number[]): number {
+  const positions = lengths.reduce((sum, length) => sum + length, 0);
+  return lengths.reduce((sum, length) => sum + (length * (length + 1)) / 2, 0) / positions;
+}
+
+/**
+ * Fixed-depth cost over adaptive cost when every multiply-add costs the same: (F0 + T Fr) / (F0 + m Fr). It is below T / m, because
+ * no depth saves the output layer.
+ */
+export function arithmeticBound(
+  dimensions: StackDimensions,
+  depths: { readonly max: number; readonly mean: number },
+  visibleKeys: number,
+): number {
+  const once = outputCost(dimensions);
+  const step = stepCost(dimensions, visibleKeys);
+  return (once + depths.max * step) / (once + depths.mean * step);
+}
