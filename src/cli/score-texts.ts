@@ -1,7 +1,7 @@
 /**
- * The work of `score`: texts become windows, the engine scores them, and the sums are those of the HTTP reply. Windows go to the
- * engine in small requests, several at a time, so that its slots stay full, progress shows, and its queue holds seconds of work
- * however large the file is.
+ * The work of `score`: texts become windows, the engine scores them, and the sums are those of the HTTP reply. Windows go to
+ * the engine in small requests, several at a time, so that its slots stay full, progress shows, and its queue holds seconds of
+ * work however large the file is.
  */
 import { monotonicMs } from '../clock.js';
 import type { Config } from '../config.js';

@@ -1,4 +1,7 @@
-/** One input or output of a graph (the runtime's TensorSpec, which models must not import): a number where the dimension is fixed, a name where it is symbolic. */
+/**
+ * One input or output of a graph: a number where the dimension is fixed, a name where it is symbolic. The runtime has the same
+ * type as TensorSpec; it imports models, not the other way round.
+ */
 export interface TensorDescription {
   readonly type: 'float32' | 'int32' | 'int64' | 'bool' | 'uint8';
   readonly dims: readonly (number | string)[];

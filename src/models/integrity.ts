@@ -14,7 +14,7 @@ export interface FileCheck {
   readonly problem: string | null;
 }
 
-/** Checks every file of the manifest, one after the other: a package is read at disk speed either way, and memory stays flat. */
+/** Checks every file of the manifest, one after the other: the disk sets the speed either way, and memory stays flat. */
 export async function checkFiles(folder: string, files: Manifest['files']): Promise<FileCheck[]> {
   const checks: FileCheck[] = [];
   for (const [file, expected] of Object.entries(files)) {

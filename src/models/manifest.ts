@@ -1,6 +1,6 @@
 /**
- * manifest.json: what a model package says about itself. Strict: an unknown key is an error, because a setting that this version does not know
- * may change what the model computes. New families and tasks are added to `FAMILIES` and `TASKS`.
+ * manifest.json: what a model package says about itself. Strict: an unknown key is an error, because a setting that this
+ * version does not know may change what the model computes. New families and tasks are added to `FAMILIES` and `TASKS`.
  */
 import { type Static, type TProperties, type TSchema, Type } from 'typebox';
 import { Value } from 'typebox/value';

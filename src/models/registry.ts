@@ -1,6 +1,6 @@
 /**
- * Finds the model packages of a folder and decides which can be served. A package is `<folder>/<name>/` with a manifest.json; one that is
- * damaged or not for this version is refused with the reason, and the others still serve.
+ * Finds the model packages of a folder and decides which can be served. A package is `<folder>/<name>/` with a
+ * manifest.json; one that is damaged or not for this version is refused with the reason, and the others still serve.
  */
 import { readdir, readFile, stat } from 'node:fs/promises';
 import { join, resolve } from 'node:path';

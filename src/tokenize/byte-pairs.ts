@@ -1,6 +1,6 @@
 /**
- * Byte-pair merging (Sennrich et al. 2016) over token ids: starting from bytes, the adjacent pair with the lowest rank is merged
- * first, the leftmost of equals first, until no known pair is left.
+ * Byte-pair merging (Sennrich et al. 2016) over token ids: starting from bytes, the adjacent pair with the lowest rank is
+ * merged first, the leftmost of equals first, until no known pair is left.
  *
  * The symbols are a linked list over the piece's bytes, the candidate pairs a binary heap ordered by (rank, position), so a
  * piece of n bytes costs O(n log n). A merge leaves its neighbours' old entries in the heap; they are recognised when they

@@ -4,9 +4,9 @@
  * stack, and a match cannot be interrupted; a table lookup per character has neither fault and is faster.
  *
  * The classes are those of the Rust implementation, not of JavaScript's shorthands: space is White_Space (U+0085 is one,
- * U+FEFF is not, unlike `\s`), number is Nd, Nl and No (unlike `\d`, which the JavaScript port of the tokenizer uses). Which code
- * points have them depends on the Unicode version: Node 20.20 knows 17.0 and the Python package 0.23.3 knows 16.0, so 4,644
- * letters assigned since are letters here and other characters there; on all the rest of Unicode the two agree.
+ * U+FEFF is not, unlike `\s`), number is Nd, Nl and No (unlike `\d`, which the JavaScript port of the tokenizer uses). Which
+ * code points have them depends on the Unicode version: Node 20.20 knows 17.0 and the Python package 0.23.3 an older one, so
+ * 4,644 letters assigned since are letters here and other characters there; on all the rest of Unicode the two agree.
  */
 export const OTHER = 0;
 export const SPACE = 1;

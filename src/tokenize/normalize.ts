@@ -22,7 +22,7 @@ const CHUNK_UNITS = 8192;
  */
 const CLUSTER_UNITS_MAX = 256;
 
-/** From `start` in the normalised text on, offsets are `start`-relative to `original`, or all equal to it if the text changed there. */
+/** From `start` in the normalised text on, offsets count from `original`, or all equal it where the text changed. */
 interface Segment {
   readonly start: number;
   readonly original: number;

@@ -1,7 +1,7 @@
 /**
- * Reads tokenizer.json (the format of Hugging Face tokenizers) into tables. Only what this server computes exactly is accepted: byte-level BPE
- * with digits alone, normalised to NFC or not at all. Any other setting is refused by name: a tokenizer that is nearly the
- * right one gives plausible scores of the wrong tokens.
+ * Reads tokenizer.json (the format of Hugging Face tokenizers) into tables. Only what this server computes exactly is
+ * accepted: byte-level BPE with digits alone, normalised to NFC or not at all. Any other setting is refused by name: a
+ * tokenizer that is nearly the right one gives plausible scores of the wrong tokens.
  */
 import { type TSchema, Type } from 'typebox';
 import { Value } from 'typebox/value';
