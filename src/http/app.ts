@@ -28,6 +28,7 @@ import type { Admission } from './admission.js';
 import {
   answerConnection,
   answerExpectation,
+  assertHost,
   notFound,
   sendError,
   toConnectionError,
@@ -84,13 +85,16 @@ export async function buildApp(deps: AppDeps): Promise<App> {
   }).withTypeProvider<TypeBoxTypeProvider>();
   app.server.headersTimeout = config.headersTimeoutMs;
   app.server.maxConnections = config.connectionsMax;
-  app.server.on('checkExpectation', answerExpectation);
+  app.server.on('checkExpectation', (_request, response) => {
+    deps.observer.finished(null, answerExpectation(response).code);
+  });
 
   const routes = new RouteTable();
   app.addHook('onRoute', ({ url, method }) => routes.add(url, [method].flat()));
   app.decorateRequest('exit');
   app.addHook('onRequest', async (request, reply) => {
     openExit(request, reply, deps);
+    assertHost(request.raw);
     if (admission.draining) reply.header('connection', 'close');
   });
   // A client that stops reading its reply would hold it, and its permit, for as long as it likes.
@@ -137,6 +141,8 @@ function serverOptions({ config, observer, logger }: AppDeps): FastifyHttpOption
     keepAliveTimeout: config.keepAliveMs,
     http: {
       maxHeaderSize: config.headerBytesMax,
+      // Node would answer a missing Host header with an empty 400; `assertHost` does it in our shape.
+      requireHostHeader: false,
       // Node looks for late requests at this interval; with its default of 30 s a limit of 10 s would mean up to 40 s.
       connectionsCheckingInterval: Math.min(5000, Math.max(50, Math.floor(config.headersTimeoutMs / 4))),
     },

@@ -6,7 +6,7 @@ import { randomUUID } from 'node:crypto';
 import { type IncomingMessage, type ServerResponse, STATUS_CODES } from 'node:http';
 import type { Socket } from 'node:net';
 import type { FastifyError, FastifyReply, FastifyRequest } from 'fastify';
-import { ERRORS, type ErrorCode, errorBody, ServerError } from '../errors.js';
+import { errorBody, ServerError } from '../errors.js';
 import { bodyTooLarge } from './admission.js';
 import type { RouteTable } from './route-table.js';
 import { explainValidation, shorten } from './validation.js';
@@ -113,9 +113,20 @@ export function answerConnection(
 }
 
 /** Answers an `Expect` header other than 100-continue, which Node would answer with an empty 417. */
-export function answerExpectation(_request: IncomingMessage, response: ServerResponse): void {
-  const code: ErrorCode = 'EXPECTATION_FAILED';
-  const error = new ServerError(code, 'the Expect header is not understood: leave it out or send 100-continue');
-  response.writeHead(ERRORS[code].status, { 'content-type': 'application/json; charset=utf-8', connection: 'close' });
+export function answerExpectation(response: ServerResponse): ServerError {
+  const message = 'the Expect header is not understood: leave it out or send 100-continue';
+  const error = new ServerError('EXPECTATION_FAILED', message);
+  response.writeHead(error.status, {
+    'content-type': 'application/json; charset=utf-8',
+    'x-request-id': randomUUID(),
+    connection: 'close',
+  });
   response.end(JSON.stringify(errorBody(error)));
+  return error;
+}
+
+/** HTTP/1.1 requires the header (RFC 9112, 3.2). @throws ServerError MALFORMED_REQUEST */
+export function assertHost({ headers, httpVersion }: IncomingMessage): void {
+  if (headers.host !== undefined || httpVersion === '1.0') return;
+  throw new ServerError('MALFORMED_REQUEST', 'the Host header is missing: send it');
 }

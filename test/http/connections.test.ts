@@ -205,6 +205,18 @@ for (const encoding of ['content-length', 'chunked'] as const) {
   });
 }
 
+test('a missing Host header: 400 in the one shape; HTTP/1.0 may leave it out', async (t) => {
+  const server = await listening(t);
+  const socket = open(server.port);
+  socket.write('GET /health/live HTTP/1.1\r\nconnection: close\r\n\r\n');
+  const reply = await untilClosed(socket);
+  assert.match(reply, /^HTTP\/1\.1 400 /);
+  assert.match(errorOf(reply).message, /the Host header is missing/);
+  const old = open(server.port);
+  old.write('GET /health/live HTTP/1.0\r\n\r\n');
+  assert.match(await untilClosed(old), /^HTTP\/1\.1 200 /);
+});
+
 test('pipelined requests are answered in order', async (t) => {
   const server = await listening(t);
   const socket = open(server.port);
