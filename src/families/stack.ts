@@ -33,7 +33,7 @@ export class StepRows {
   constructor(
     readonly activeRows: number,
     readonly renewedRows: number,
-    private readonly inputs: StepInputs,
+    inputs: StepInputs,
   ) {
     const rows = activeRows + renewedRows;
     this.slots = inputs.int32('slots', [rows]);
