@@ -68,15 +68,17 @@ export class EngineLoop {
   /** Runs until a drain has emptied the engine. Rejects when a graph fails: what the pools then hold is unknown. */
   async run(): Promise<void> {
     for (;;) {
+      // Here too: an engine whose packages were all refused must still hear of a drain.
+      this.takeMessages();
       let worked = false;
       for (const served of this.served) {
-        this.takeMessages();
         this.expire(served);
         const plan = served.scheduler.schedule();
         if (plan === null) continue;
         worked = true;
         await this.turn(served, plan);
         this.report(false);
+        this.takeMessages();
       }
       if (worked) continue;
       this.report(true);

@@ -69,9 +69,13 @@ async function main(setup: WorkerSetup): Promise<void> {
     post,
   });
   post({ type: 'ready', device: backend.device, backend: backend.name, threads: backend.threads });
-  await loop.run();
-  for (const { family } of models) family.release();
-  await backend.release();
+  // Also after a failure: sessions of a dead worker would stay in the process, 25 MB for each restart.
+  try {
+    await loop.run();
+  } finally {
+    for (const { family } of models) family.release();
+    await backend.release();
+  }
   port.close();
 }
 

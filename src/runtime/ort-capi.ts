@@ -42,6 +42,7 @@ class CapiBackend implements Backend {
   private readonly env: Pointer;
   private readonly out = new BigUint64Array(1);
   private live = 0;
+  private released = false;
 
   constructor(private readonly options: OrtCapiOptions) {
     this.threads = options.threads;
@@ -85,6 +86,7 @@ class CapiBackend implements Backend {
   }
 
   open(file: string): Graph {
+    if (this.released) throw new Error('a released backend was used');
     const options = this.take((out) => this.api.createSessionOptions(out));
     try {
       this.api.setGraphOptimizationLevel(options, OPTIMISE_ALL);
@@ -92,17 +94,25 @@ class CapiBackend implements Backend {
       // A memory pattern is kept per set of input shapes; the loop's shapes hardly ever repeat, so it would only grow.
       this.api.disableMemPattern(options);
       const session = this.take((out) => this.api.createSession(this.env, file, options, out));
-      return new CapiGraph(this, session);
+      try {
+        return new CapiGraph(this, session);
+      } catch (error) {
+        this.give(this.api.releaseSession, session);
+        throw error;
+      }
     } finally {
       this.give(this.api.releaseSessionOptions, options);
     }
   }
 
   tensor(type: ElementType, capacity: number): Tensor {
+    if (this.released) throw new Error('a released backend was used');
     return new CapiTensor(this, type, capacity);
   }
 
   release(): void {
+    if (this.released) return;
+    this.released = true;
     this.give(this.api.releaseMemoryInfo, this.memory);
     this.give(this.api.releaseEnv, this.env);
   }
@@ -208,11 +218,12 @@ class CapiGraph implements Graph {
       const key = koffi.decode(text, 'char', -1) as string;
       api.allocatorFree(allocator, text);
       const typeInfo = this.owner.take((o) => info(this.session, i, o));
-      specs[key] = this.spec(
-        key,
-        read((o) => api.castTypeInfoToTensorInfo(typeInfo, o)),
-      );
-      this.owner.give(api.releaseTypeInfo, typeInfo);
+      try {
+        const tensorInfo = read((o) => api.castTypeInfoToTensorInfo(typeInfo, o));
+        specs[key] = this.spec(key, tensorInfo);
+      } finally {
+        this.owner.give(api.releaseTypeInfo, typeInfo);
+      }
     }
     return specs;
   }

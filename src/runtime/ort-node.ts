@@ -22,7 +22,7 @@ type Ort = typeof import('onnxruntime-node');
 class NodeTensor implements Tensor {
   readonly data: HostArray;
   dims: readonly number[] = [];
-  value: OrtTensor;
+  private view: OrtTensor | null;
 
   constructor(
     private readonly ort: Ort,
@@ -31,21 +31,28 @@ class NodeTensor implements Tensor {
     private readonly onRelease: () => void,
   ) {
     this.data = hostArray(type, capacity);
-    this.value = this.view([capacity]);
+    this.view = this.viewed([capacity]);
+  }
+
+  get value(): OrtTensor {
+    if (this.view === null) throw new Error('a released tensor was used');
+    return this.view;
   }
 
   reshape(dims: readonly number[]): void {
-    if (checkedShape(this.dims, dims, this.capacity)) this.value = this.view(dims);
+    if (this.view === null) throw new Error('a released tensor was used');
+    if (checkedShape(this.dims, dims, this.capacity)) this.view = this.viewed(dims);
   }
 
-  private view(dims: readonly number[]): OrtTensor {
+  private viewed(dims: readonly number[]): OrtTensor {
     this.dims = [...dims];
     // A subarray shares the memory; onnxruntime-node insists that the length equals the shape's.
     return new this.ort.Tensor(this.type, this.data.subarray(0, elementCount(dims)) as Float32Array, dims);
   }
 
   release(): void {
-    this.onRelease();
+    if (this.view !== null) this.onRelease();
+    this.view = null;
   }
 }
 
@@ -53,6 +60,7 @@ class NodeGraph implements Graph {
   readonly inputs: Readonly<Record<string, TensorSpec>>;
   readonly outputs: Readonly<Record<string, TensorSpec>>;
   private running: Promise<unknown> | null = null;
+  private released = false;
 
   constructor(
     private readonly session: InferenceSession,
@@ -63,6 +71,7 @@ class NodeGraph implements Graph {
   }
 
   async run(inputs: Readonly<Record<string, Tensor>>, outputs: Readonly<Record<string, Tensor>>): Promise<void> {
+    if (this.released) throw new Error('a released graph was run');
     const pick = (names: Readonly<Record<string, TensorSpec>>, from: Readonly<Record<string, Tensor>>) => {
       const values: Record<string, OrtTensor> = {};
       for (const name in names) {
@@ -85,6 +94,8 @@ class NodeGraph implements Graph {
   release(): void {
     // Ending a thread while a run is in flight aborts the whole process, so the owner must have awaited it.
     if (this.running !== null) throw new Error('a graph was released while it ran');
+    if (this.released) return;
+    this.released = true;
     void this.session.release();
     this.onRelease();
   }

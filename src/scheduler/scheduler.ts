@@ -113,7 +113,9 @@ export class Scheduler {
 
   /** Queues a job's lanes. A lane longer than the limits could never be admitted: the caller refuses it first. */
   submit(jobId: number, lanes: readonly LaneRequest[], timeLimits: TimeLimits): void {
+    if (lanes.length === 0) throw new Error('a job without lanes would never leave the queue');
     for (const lane of lanes) {
+      if (lane.ids.length === 0) throw new Error('a lane without positions has no rows to run');
       if (lane.ids.length > Math.min(this.limits.rowsMax, this.limits.slotsMax)) {
         throw new Error(`a lane of ${lane.ids.length} positions exceeds rowsMax or slotsMax`);
       }
