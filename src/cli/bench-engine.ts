@@ -1,4 +1,5 @@
 /** One measurement of the engine: sequences in, time to the last result out. */
+import { setMaxListeners } from 'node:events';
 import { monotonicMs } from '../clock.js';
 import type { Engine } from '../engine/engine.js';
 import type { Budget, EngineTelemetry, ModelTelemetry } from '../engine/protocol.js';
@@ -47,6 +48,8 @@ export function budgetOf(model: ModelDescription, mode: 'adaptive' | 'fixed'): B
 /** Scores every sequence once. @throws ServerError when the engine refuses or `signal` aborts */
 export async function measureEngine(engine: Engine, load: EngineLoad, signal: AbortSignal): Promise<EngineMeasured> {
   const { model, sequences, budget, concurrency } = load;
+  // Every request in flight listens to it: many are not a leak.
+  setMaxListeners(0, signal);
   const telemetry = new Tally();
   const stopListening = engine.onTelemetry((report) => telemetry.add(report));
   let next = 0;

@@ -1,0 +1,29 @@
+/** `npm run loadtest -- COMMAND`: the load tests by name. */
+import type { Command } from '../src/cli/commands.js';
+import { didYouMean } from '../src/nearest.js';
+
+const LOAD_TESTS: Readonly<Record<string, { readonly help: string; readonly load: () => Promise<Command> }>> = {
+  closed: {
+    help: 'As many requests in flight as connections: throughput, cost of HTTP, responsiveness, memory.',
+    load: async () => (await import('./closed.js')).run,
+  },
+};
+
+process.exit(await main());
+
+async function main(): Promise<number> {
+  const [name = '--help', ...argv] = process.argv.slice(2);
+  const test = Object.hasOwn(LOAD_TESTS, name) ? LOAD_TESTS[name] : undefined;
+  if (test === undefined) {
+    const names = Object.entries(LOAD_TESTS).map(([known, { help }]) => `  ${known.padEnd(10)}${help}\n`);
+    const wrong = name === '--help' ? '' : `unknown load test ${name}${didYouMean(name, Object.keys(LOAD_TESTS))}\n`;
+    process.stderr.write(`${wrong}Usage: npm run loadtest -- TEST [options]\n\n${names.join('')}`);
+    return wrong === '' ? 0 : 2;
+  }
+  const stop = new AbortController();
+  for (const signal of ['SIGINT', 'SIGTERM'] as const) {
+    // The second one ends the process at once.
+    process.on(signal, () => (stop.signal.aborted ? process.exit(130) : stop.abort()));
+  }
+  return (await test.load())(argv, process, stop.signal);
+}
