@@ -20,10 +20,25 @@ const STABLE_AFTER_MS = 10_000;
 /** Log-probabilities of as many rows are computed between two steps at most. */
 const FINISH_ROWS_MAX = 512;
 
+/** What the client needs of a worker thread. `exit` comes last, after `error` if there was one. */
+export interface EngineWorker {
+  postMessage(message: ToEngine): void;
+  on(event: 'message', listener: (message: FromEngine) => void): void;
+  on(event: 'error', listener: (error: Error) => void): void;
+  on(event: 'exit', listener: () => void): void;
+}
+
 export interface EngineSettings {
   readonly setup: WorkerSetup;
   readonly queueLanesMax: number;
   readonly queueTokensMax: number;
+  /** Tests bring their own worker and clock. */
+  readonly spawn?: (setup: WorkerSetup) => EngineWorker;
+  readonly now?: () => number;
+}
+
+export function spawnWorker(setup: WorkerSetup): Worker {
+  return new Worker(new URL('./worker.js', import.meta.url), { workerData: setup });
 }
 
 interface PendingJob {
@@ -35,7 +50,7 @@ interface PendingJob {
 }
 
 export class EngineClient implements Engine {
-  private worker: Worker | null = null;
+  private worker: EngineWorker | null = null;
   private state: EngineState = 'starting';
   private reason: string | null = 'the engine is loading its models';
   private ready: { device: string; backend: string; threads: number } = { device: 'cpu', backend: '', threads: 0 };
@@ -52,8 +67,11 @@ export class EngineClient implements Engine {
   private readonly startup: Promise<void>;
   private settleStartup: { resolve: () => void; reject: (error: Error) => void } | null = null;
   private stopped: (() => void) | null = null;
+  private draining: Promise<void> | null = null;
+  private readonly now: () => number;
 
   constructor(private readonly settings: EngineSettings) {
+    this.now = settings.now ?? monotonicMs;
     this.served = settings.setup.models;
     this.startup = new Promise((resolve, reject) => {
       this.settleStartup = { resolve, reject };
@@ -92,7 +110,7 @@ export class EngineClient implements Engine {
     const tokens = request.windows.reduce((sum, window) => sum + window.ids.length, 0);
     if (lanes === 0) return { windows: [], queueMs: 0, computeMs: 0 };
     this.refuseWhenFull(lanes, tokens);
-    const job: ScoreJob = { ...request, kind: 'score', id: this.nextId++, submittedAtMs: monotonicMs() };
+    const job: ScoreJob = { ...request, kind: 'score', id: this.nextId++, submittedAtMs: this.now() };
     return new Promise((resolve, reject) => {
       const onAbort = () => {
         this.send({ type: 'abort', jobId: job.id });
@@ -151,10 +169,9 @@ export class EngineClient implements Engine {
   }
 
   private spawn(): void {
-    const worker = new Worker(new URL('./worker.js', import.meta.url), {
-      workerData: { ...this.settings.setup, models: this.served },
-    });
-    const spawnedAtMs = monotonicMs();
+    const { spawn = spawnWorker, setup } = this.settings;
+    const worker = spawn({ ...setup, models: this.served });
+    const spawnedAtMs = this.now();
     let failure = 'it ended without a reason';
     this.worker = worker;
     worker.on('message', (message: FromEngine) => this.receive(message));
@@ -164,7 +181,7 @@ export class EngineClient implements Engine {
     worker.on('exit', () => {
       if (this.worker !== worker) return;
       this.worker = null;
-      this.lost(failure, monotonicMs() - spawnedAtMs);
+      this.lost(failure, this.now() - spawnedAtMs);
     });
   }
 
@@ -220,16 +237,17 @@ export class EngineClient implements Engine {
         ),
       );
     }
+    const starting = this.settleStartup;
+    this.settleStartup = null;
+    starting?.reject(new Error(`the engine can't start: ${failure}`));
     if (this.state === 'draining' || this.state === 'stopped') {
       this.state = 'stopped';
       this.stopped?.();
       return;
     }
-    if (this.settleStartup !== null) {
+    if (starting !== null) {
       this.state = 'stopped';
       this.reason = failure;
-      this.settleStartup.reject(new Error(`the engine can't start: ${failure}`));
-      this.settleStartup = null;
       return;
     }
     this.state = 'restarting';
@@ -243,7 +261,13 @@ export class EngineClient implements Engine {
     this.restartDelayMs = Math.min(RESTART_DELAY_MS_MAX, this.restartDelayMs * 2);
   }
 
-  async drain(timeoutMs: number): Promise<void> {
+  /** A second call waits for the first, whose time counts. */
+  drain(timeoutMs: number): Promise<void> {
+    this.draining ??= this.drainOnce(timeoutMs);
+    return this.draining;
+  }
+
+  private async drainOnce(timeoutMs: number): Promise<void> {
     if (this.state === 'stopped') return;
     this.state = 'draining';
     this.reason = 'the server is shutting down';

@@ -98,6 +98,7 @@ interface Submitted {
   stepsWaited: number;
   readonly stepsWaitedMax: number;
   lanesAdmitted: number;
+  startedAtMs: number | null;
   end: 'done' | 'failed' | 'aborted' | null;
 }
 
@@ -171,6 +172,7 @@ export class Simulation {
       // Each job before it puts in one lane a turn, and what runs is gone after maxSteps.
       stepsWaitedMax: (ahead + 1) * maxSteps,
       lanesAdmitted: 0,
+      startedAtMs: null,
       end: null,
     });
   }
@@ -183,7 +185,11 @@ export class Simulation {
       assert.equal(job.model, model, 'a job runs on its model');
       assert.ok(job.deadlineAtMs === null || job.deadlineAtMs > this.nowMs, `job ${job.id} runs after its deadline`);
     }
-    for (const { request } of plan.begin) this.job(request.jobId).lanesAdmitted += 1;
+    for (const { request } of plan.begin) {
+      const submitted = this.job(request.jobId);
+      submitted.lanesAdmitted += 1;
+      submitted.startedAtMs ??= this.nowMs;
+    }
     for (const submitted of this.jobs.values()) {
       const { job, end, lanesAdmitted, stepsWaitedMax } = submitted;
       if (job.model !== model || end !== null || lanesAdmitted > 0) continue;
@@ -209,7 +215,8 @@ export class Simulation {
         const submitted = this.open(message.jobId);
         const { job, windows } = submitted;
         assert.equal(windows.size, job.windows.length, 'done comes after the last window');
-        assert.ok(message.startedAtMs >= job.submittedAtMs && message.startedAtMs <= message.finishedAtMs);
+        assert.equal(message.startedAtMs, submitted.startedAtMs, 'started: its first lane was admitted');
+        assert.equal(message.finishedAtMs, this.nowMs);
         assert.ok(job.deadlineAtMs === null || job.deadlineAtMs > this.turnStartedAtMs, 'done in time');
         submitted.end = 'done';
         break;
