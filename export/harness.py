@@ -18,8 +18,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import onnx
 import torch
 from tokenizers import Tokenizer
+
+from export import read_constants
+from universal_transformer import LanguageModel
+from universal_transformer_onnx import reference_weights
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = Path(os.environ.get("PONDER_SHARED", ROOT.parent / "shared"))
@@ -58,7 +63,21 @@ def read_text(name: str, tokenizer_file: Path, bytes_max: int | None = None) -> 
     return Text(name, ids, len(text.encode()))
 
 
-def windows(ids: list[int], length: int) -> list[list[int]]:
+def package_config(folder: Path) -> dict[str, Any]:
+    """What the reference model has to know, from the package alone, in the checkpoint's names."""
+    manifest = json.loads((folder / "manifest.json").read_text())
+    step = onnx.load(folder / manifest["precisions"]["float32"]["step"]["file"], load_external_data=False)
+    [epsilon] = {a.f for node in step.graph.node if node.op_type == "Normalize" for a in node.attribute}
+    return {"task": "lm", **manifest["dimensions"], **manifest["halting"], "bos": manifest["tokens"]["bos"], "layer_norm_eps": epsilon}
+
+
+def reference_model(folder: Path) -> LanguageModel:
+    """PyTorch on the dequantised weights of a package: what parity is measured against."""
+    config = package_config(folder)
+    return LanguageModel(config, reference_weights(read_constants(folder), config))
+
+
+def windows(ids: list, length: int) -> list[list]:
     """Consecutive windows without overlap; the last one may be shorter."""
     return [ids[i : i + length] for i in range(0, len(ids), length)]
 

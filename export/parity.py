@@ -20,10 +20,9 @@ from pathlib import Path
 
 import torch
 
-from export import read_constants, write_json
-from harness import Server, checkpoint_folder, commit, machine, model_folder, read_text
-from universal_transformer import LanguageModel, load
-from universal_transformer_onnx import reference_weights
+from export import write_json
+from harness import Server, commit, machine, model_folder, read_text, reference_model
+from universal_transformer import LanguageModel
 
 SET = "wikipedia.test.txt"
 
@@ -187,17 +186,17 @@ def check_batch(server: Server, precision: str, max_steps: int, texts: list[list
 
 def run(name: str, count: int, seed: int, threads: int, say: Callable[[Row], None]) -> None:
     """Every check on the package `name`; `say` gets each row as it is done."""
-    config, _ = load(checkpoint_folder(name))
-    model = LanguageModel(config, reference_weights(read_constants(model_folder(name)), config))
-    ids = read_text(SET, checkpoint_folder(name) / "tokenizer.json").ids
-    texts = slices(ids, count, config["context"] - 1, seed)
+    folder = model_folder(name)
+    model = reference_model(folder)
+    max_steps, context = (model.config[key] for key in ("max_steps", "context"))
+    texts = slices(read_text(SET, folder / "tokenizer.json").ids, count, context - 1, seed)
     # Every text is sent at once, so as many requests must fit.
     options = ("--threads", str(threads), "--requests-max", str(count + 16), "--queue-wait-ms-max", "600000")
     with Server("float32", name, *options) as server:
         check_pytorch(server, model, texts, say)
-        check_batch(server, "float32", config["max_steps"], texts, seed, say)
+        check_batch(server, "float32", max_steps, texts, seed, say)
     with Server("int8", name, *options) as server:
-        check_batch(server, "int8", config["max_steps"], texts, seed, say)
+        check_batch(server, "int8", max_steps, texts, seed, say)
 
 
 def print_excused(row: Row) -> None:
@@ -211,7 +210,7 @@ def print_excused(row: Row) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="ut-lm-en", help="name of the package and of its checkpoint")
+    parser.add_argument("--model", default="ut-lm-en", help="name of the package")
     parser.add_argument("--texts", type=int, default=200)
     parser.add_argument("--seed", type=int, default=20180703)
     parser.add_argument("--threads", type=int, default=2, help="of PyTorch and of the server")
