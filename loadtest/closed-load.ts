@@ -31,6 +31,8 @@ export interface LoadResult {
   readonly tokens: number;
   readonly tokensSent: number;
   readonly latenciesMs: readonly number[];
+  /** Body of the first answer without a result: it says why. */
+  readonly refusal: string | null;
 }
 
 const TIMEOUT_SECONDS = 120;
@@ -52,6 +54,7 @@ export function driveClosed({ url, pieces, connections, requests }: ClosedLoad):
   let [ok, errors, tokens, tokensSent] = [0, 0, 0, 0];
   for (let k = 0; k < requests; k++) tokensSent += pieceOf(pieces, k).ids.length;
   let connection = 0;
+  let refusal: string | null = null;
   return new Promise((resolve, reject) => {
     const startedAtMs = monotonicMs();
     let end = (_failure: unknown): void => {};
@@ -60,7 +63,8 @@ export function driveClosed({ url, pieces, connections, requests }: ClosedLoad):
     });
     const finish = () => {
       const seconds = (monotonicMs() - startedAtMs) / 1000;
-      resolve({ result: { seconds, answers: latenciesMs.length, ok, errors, tokens, tokensSent, latenciesMs }, ended });
+      const answers = latenciesMs.length;
+      resolve({ result: { seconds, answers, ok, errors, tokens, tokensSent, latenciesMs, refusal }, ended });
     };
     const options: autocannon.Options = {
       url: `${url}/v1/score`,
@@ -70,6 +74,8 @@ export function driveClosed({ url, pieces, connections, requests }: ClosedLoad):
       amount: requests,
       timeout: TIMEOUT_SECONDS,
       skipAggregateResult: true,
+      // It looks this often whether it is done.
+      sampleInt: 100,
       setupClient: (client) => {
         const own: autocannon.Request[] = [];
         for (let k = connection++; k < requests; k += connections) {
@@ -81,6 +87,7 @@ export function driveClosed({ url, pieces, connections, requests }: ClosedLoad):
       verifyBody: (body) => {
         const { usage } = JSON.parse(String(body)) as { usage?: { tokens: number } };
         tokens += usage?.tokens ?? 0;
+        if (usage === undefined) refusal ??= String(body);
         if (latenciesMs.length === requests) finish();
         return usage !== undefined;
       },

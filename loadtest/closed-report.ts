@@ -52,6 +52,7 @@ export function disagreements(load: LoadResult, server: ServerCounts, requests: 
     ...expect('answers at the client', load.answers, requests),
     ...expect('answers 200 at the client', load.ok, requests),
     ...expect('errors at the client', load.errors, 0),
+    ...(load.refusal === null ? [] : [`the first answer without a result: ${load.refusal}`]),
     ...expect('requests OK at the server', server.ok, load.ok),
     ...expect('other requests at the server', server.others, 0),
     ...expect('tokens in the answers', load.tokens, load.tokensSent),
