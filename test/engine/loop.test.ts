@@ -1,13 +1,14 @@
 /** The loop's messages one by one; test/sim/ asks the same of thousands of schedules. */
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { EngineLoop, TELEMETRY_INTERVAL_MS } from '../../src/engine/loop.js';
-import type { FromEngine, Job, ToEngine } from '../../src/engine/protocol.js';
+import { TELEMETRY_INTERVAL_MS } from '../../src/engine/loop.js';
+import type { FromEngine, ScoreJob, ToEngine } from '../../src/engine/protocol.js';
 import { FakeFamily } from '../fake-family.js';
+import { scoreCounts, scoreLoop } from './score-loop.js';
 
 const LIMITS = { rowsMax: 32, lanesMax: 4, slotsMax: 64, finishRowsMax: 16 };
 
-function job(id: number, lengths: readonly number[], changes: Partial<Job> = {}): Job {
+function job(id: number, lengths: readonly number[], changes: Partial<ScoreJob> = {}): ScoreJob {
   return {
     kind: 'score',
     id,
@@ -41,7 +42,7 @@ async function runLoop(
         nowMs += stepMs;
       }),
   );
-  const loop = new EngineLoop({
+  const loop = scoreLoop({
     models: families.map((family, i) => ({ id: models[i] as string, maxSteps: 8, family })),
     limits: LIMITS,
     queueWaitMsMax: 1000,
@@ -79,12 +80,8 @@ test('an engine that serves no model still drains, and refuses a job', async () 
 
 test('an unknown model fails its job and no other', async () => {
   const { posted } = await runLoop([submit(1, [3], { model: 'other' }), submit(2, [3])]);
-  assert.deepEqual(posted[0], {
-    type: 'failed',
-    jobId: 1,
-    code: 'UNKNOWN_MODEL',
-    message: 'no model other is served',
-  });
+  assert.ok(posted[0]?.type === 'failed' && posted[0].jobId === 1 && posted[0].code === 'UNKNOWN_MODEL');
+  assert.match(posted[0].message, /no model other/);
   assert.deepEqual(kinds(posted), ['failed', 'window', 'done', 'drained']);
 });
 
@@ -141,7 +138,8 @@ test('while it works it reports once an interval', async () => {
 test('compute time is that of the graphs', async () => {
   const { posted, family } = await runLoop([submit(1, [3])], { stepMs: 500 });
   const seconds = posted.reduce(
-    (sum, message) => sum + (message.type === 'telemetry' ? (message.telemetry.models[0]?.computeSeconds ?? 0) : 0),
+    (sum, message) =>
+      sum + (message.type === 'telemetry' ? (scoreCounts(message.telemetry)[0]?.computeSeconds ?? 0) : 0),
     0,
   );
   assert.equal(seconds, (family.totals.steps + 1) * 0.5);
@@ -152,7 +150,7 @@ test('a graph that fails ends the loop: what the pools hold is unknown', async (
     throw new Error('out of memory');
   });
   const inbox = [submit(1, [3])];
-  const loop = new EngineLoop({
+  const loop = scoreLoop({
     models: [{ id: 'm', maxSteps: 8, family }],
     limits: LIMITS,
     queueWaitMsMax: 1000,

@@ -3,9 +3,10 @@
  * how long each step takes. Messages arrive on an injected clock; every rule that must hold at every moment is checked as it happens.
  */
 import assert from 'node:assert/strict';
-import { EngineLoop, TELEMETRY_INTERVAL_MS } from '../../src/engine/loop.js';
-import type { EngineTelemetry, FromEngine, Job, ScoreWindowResult, ToEngine } from '../../src/engine/protocol.js';
+import { TELEMETRY_INTERVAL_MS } from '../../src/engine/loop.js';
+import type { EngineTelemetry, FromEngine, ScoreJob, ScoreWindowResult, ToEngine } from '../../src/engine/protocol.js';
 import type { AdvancePlan, SchedulerLimits } from '../../src/scheduler/scheduler.js';
+import { scoreCounts, scoreLoop } from '../engine/score-loop.js';
 import { FakeFamily } from '../fake-family.js';
 import { fingerprint, hash01, replay } from '../halting-oracle.js';
 import type { Random } from '../seed.js';
@@ -67,7 +68,7 @@ export function randomScenario(random: Random): Scenario {
   };
 }
 
-function randomJob(random: Random, id: number, models: readonly Model[], submittedAtMs: number): Job {
+function randomJob(random: Random, id: number, models: readonly Model[], submittedAtMs: number): ScoreJob {
   const model = random.pick(models);
   const maxSteps = random.chance(0.5) ? model.maxSteps : random.int(1, model.maxSteps);
   const windows = Array.from({ length: random.chance(0.7) ? 1 : random.int(1, 8) }, () => {
@@ -91,7 +92,7 @@ function randomJob(random: Random, id: number, models: readonly Model[], submitt
 }
 
 interface Submitted {
-  readonly job: Job;
+  readonly job: ScoreJob;
   readonly receivedAtMs: number;
   readonly windows: Map<number, ScoreWindowResult>;
   /** Steps of its model between its arrival and the admission of its first lane: so far, and how many are allowed. */
@@ -124,7 +125,7 @@ export class Simulation {
     const { models, limits, queueWaitMsMax, script } = this.scenario;
     const watching = (model: string, plan: AdvancePlan) => this.watch(model, plan);
     for (const { id } of models) this.families.set(id, new WatchedFamily(limits, id, watching, () => this.takeTime()));
-    const loop = new EngineLoop({
+    const loop = scoreLoop({
       models: models.map((model) => ({ ...model, family: this.families.get(model.id) as FakeFamily })),
       limits,
       queueWaitMsMax,
@@ -151,7 +152,7 @@ export class Simulation {
     if (upcoming === undefined || upcoming.atMs > this.nowMs) return null;
     this.next += 1;
     const { message } = upcoming;
-    if (message.type === 'submit') this.noteSubmit(message.job);
+    if (message.type === 'submit') this.noteSubmit(message.job as ScoreJob);
     if (message.type === 'abort') {
       const submitted = this.jobs.get(message.jobId);
       if (submitted !== undefined) submitted.end ??= 'aborted';
@@ -159,7 +160,7 @@ export class Simulation {
     return message;
   }
 
-  private noteSubmit(job: Job): void {
+  private noteSubmit(job: ScoreJob): void {
     const maxSteps = this.scenario.models.find(({ id }) => id === job.model)?.maxSteps ?? 0;
     const ahead = [...this.jobs.values()].filter(
       (other) => other.end === null && other.job.model === job.model && other.lanesAdmitted < other.job.windows.length,
@@ -242,8 +243,8 @@ export class Simulation {
     }
   }
 
-  private checkResult(job: Job, index: number, result: ScoreWindowResult): void {
-    const { ids, scoreFrom } = job.windows[index] as Job['windows'][number];
+  private checkResult(job: ScoreJob, index: number, result: ScoreWindowResult): void {
+    const { ids, scoreFrom } = job.windows[index] as ScoreJob['windows'][number];
     const alone = replay(ids, job.budget);
     assert.deepEqual(result.depths, alone.depths.slice(scoreFrom));
     assert.deepEqual(result.remainders, alone.remainders.slice(scoreFrom));
@@ -292,7 +293,7 @@ export class Simulation {
       this.reports.reduce((total, { telemetry }) => total + of(telemetry), 0);
     for (const [id, { totals, rowsPerStep, haltedAtStep }] of this.families) {
       const model = (telemetry: EngineTelemetry) => {
-        const found = telemetry.models.find((entry) => entry.model === id);
+        const found = scoreCounts(telemetry).find((entry) => entry.model === id);
         return found ?? assert.fail(`no telemetry of model ${id}`);
       };
       for (const field of ['steps', 'activeRows', 'renewedRows', 'keysUseful', 'keysComputed'] as const) {
