@@ -72,6 +72,9 @@ function list<T>(
   };
 }
 
+/** The widest beam a request may ask for. */
+export const BEAM_MAX = 8;
+
 const MINUTE_MS = 60_000;
 const DAY_MS = 1440 * MINUTE_MS;
 const MIB = 1024 * 1024;
@@ -101,6 +104,9 @@ export const OPTIONS = {
   lanesMax: integer(256, 1, 65536, { help: 'Sequences that run at a time.' }),
   slotsMax: integer(8192, 1, 16 * MIB, {
     help: 'Positions whose state is held at a time, over all running sequences.',
+  }),
+  cacheRowsMax: integer(32_768, 1, 16 * MIB, {
+    help: "Rows of a decoder's key and value cache (4 KiB each at width 512): positions times depths; a full one makes requests wait.",
   }),
   queueLanesMax: integer(4096, 1, 1_000_000, {
     help: 'Sequences waiting or running at a time; past it requests get 429.',
@@ -229,11 +235,18 @@ export function optionHelp(): string {
  */
 export function assertServable(config: Config, models: readonly ModelDescription[]): void {
   // One window of the longest model must fit everywhere, or a request could wait for ever.
-  for (const { id, contextTokens } of models) {
+  for (const { id, contextTokens, maxSteps, task } of models) {
     for (const name of ['batchRowsMax', 'slotsMax', 'queueTokensMax'] as const) {
       if (config[name] >= contextTokens) continue;
       throw new ConfigError(
         `${name} (${config[name]}) is below the context of ${id} (${contextTokens}): raise ${flagOf(name)}`,
+      );
+    }
+    // The longest translation with the widest beam, every position at full depth.
+    const rows = contextTokens * maxSteps * BEAM_MAX;
+    if (task === 'translate' && config.cacheRowsMax < rows) {
+      throw new ConfigError(
+        `cacheRowsMax (${config.cacheRowsMax}) is below what a request to ${id} can need (${rows}): raise --cache-rows-max`,
       );
     }
   }

@@ -1,6 +1,6 @@
 /** An engine, a tokenizer and a model without weights: deterministic, and slow only when a test holds a gate shut. */
 import { parseConfig } from '../src/config.js';
-import type { Engine, EngineInfo, EngineState, ScoreOutcome, ScoreRequest } from '../src/engine/engine.js';
+import type { Engine, EngineInfo, EngineState, ScoreOutcome, ScoreRequest, TranslateOutcome } from '../src/engine/engine.js';
 import type { EngineTelemetry, ScoreWindow, ScoreWindowResult } from '../src/engine/protocol.js';
 import { ServerError } from '../src/errors.js';
 import { Admission } from '../src/http/admission.js';
@@ -22,6 +22,8 @@ export function describeModel(changes: Partial<ModelDescription> = {}): ModelDes
     maxSteps: 8,
     threshold: 0.99,
     bosId: 0,
+    eosId: 2,
+    targetLanguage: null,
     parameters: 1000,
     graphs: {},
     folder: '/nowhere/fake',
@@ -123,6 +125,10 @@ export class FakeEngine implements Engine {
     } finally {
       this.active--;
     }
+  }
+
+  async translate(): Promise<TranslateOutcome> {
+    throw new Error('the fake engine does not translate');
   }
 
   onTelemetry(listener: (telemetry: EngineTelemetry) => void): () => void {

@@ -32,11 +32,12 @@ export function nodeLoopBaselines({ model, manifest, sequences, threads }: Basel
   const helper = new Helper<NodeLoopRequest, Measured>(script, 'the loop over onnxruntime-node');
   const baselines = PRECISIONS.flatMap((precision): Baseline[] => {
     const graphs = manifest.precisions[precision];
-    if (graphs === undefined) return [];
+    const { begin, step, finish } = graphs ?? {};
+    if (begin === undefined || step === undefined || finish === undefined) return [];
     const request: NodeLoopRequest = {
       packageFolder: model.folder,
       precision,
-      files: { begin: graphs.begin.file, step: graphs.step.file, finish: graphs.finish.file },
+      files: { begin: begin.file, step: step.file, finish: finish.file },
       threads,
       sequences,
       sequencesPerBatch: BASELINE_BATCH,

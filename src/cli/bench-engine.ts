@@ -2,7 +2,7 @@
 import { setMaxListeners } from 'node:events';
 import { monotonicMs } from '../clock.js';
 import type { Engine } from '../engine/engine.js';
-import type { Budget, EngineTelemetry, ModelTelemetry } from '../engine/protocol.js';
+import type { Budget, EngineTelemetry, StageTelemetry } from '../engine/protocol.js';
 import type { ModelDescription } from '../models/description.js';
 
 /** What scoring a set of sequences once took and gave. */
@@ -24,7 +24,7 @@ export type EngineShares = {
     | 'activeRows'
     | 'renewedRows'
     | 'keysUseful'
-    | 'keysComputed']: ModelTelemetry[K];
+    | 'keysComputed']: StageTelemetry[K];
 };
 
 export interface EngineMeasured extends Measured {
@@ -92,8 +92,8 @@ class Tally {
   private lanes = 0;
   private settle: (() => void) | null = null;
 
-  add({ models, lanesWaiting, lanesRunning }: EngineTelemetry): void {
-    for (const model of models) {
+  add({ stages, lanesWaiting, lanesRunning }: EngineTelemetry): void {
+    for (const model of stages) {
       const entries = Object.entries(this.sums) as [keyof EngineShares, number][];
       this.sums = Object.fromEntries(entries.map(([name, sum]) => [name, sum + model[name]])) as EngineShares;
     }

@@ -5,11 +5,20 @@
  */
 import { Worker } from 'node:worker_threads';
 import { monotonicMs } from '../clock.js';
-import type { Config } from '../config.js';
+import { assertServable, type Config } from '../config.js';
 import { ServerError } from '../errors.js';
 import type { ModelDescription, RefusedModel } from '../models/description.js';
-import type { Engine, EngineInfo, EngineState, ScoreOutcome, ScoreRequest } from './engine.js';
-import type { EngineTelemetry, FromEngine, ScoreJob, ScoreWindowResult, ToEngine } from './protocol.js';
+import type {
+  Engine,
+  EngineInfo,
+  EngineState,
+  ScoreOutcome,
+  ScoreRequest,
+  TranslateListener,
+  TranslateOutcome,
+  TranslateRequest,
+} from './engine.js';
+import type { EngineTelemetry, FromEngine, Job, ScoreWindowResult, SentenceResult, ToEngine } from './protocol.js';
 import type { WorkerSetup } from './worker.js';
 
 // A worker that dies at once each time is not restarted in a tight loop; one that served for a while is back at once.
@@ -41,12 +50,14 @@ export function spawnWorker(setup: WorkerSetup): Worker {
   return new Worker(new URL('./worker.js', import.meta.url), { workerData: setup });
 }
 
+type Unnumbered<J> = J extends Job ? Omit<J, 'id' | 'submittedAtMs'> : never;
+type NewJob = Unnumbered<Job>;
+
 interface PendingJob {
-  readonly windows: (ScoreWindowResult | undefined)[];
-  readonly lanes: number;
-  readonly tokens: number;
-  readonly submittedAtMs: number;
-  readonly end: (outcome: ScoreOutcome | ServerError) => void;
+  /** A message about the job: a part of its result. */
+  readonly part: (message: Extract<FromEngine, { jobId: number }>) => void;
+  readonly done: (startedAtMs: number, finishedAtMs: number) => void;
+  readonly fail: (error: ServerError) => void;
 }
 
 export class EngineClient implements Engine {
@@ -104,31 +115,77 @@ export class EngineClient implements Engine {
   }
 
   async score(request: ScoreRequest, signal: AbortSignal): Promise<ScoreOutcome> {
+    const { windows } = request;
+    const results: ScoreWindowResult[] = new Array(windows.length);
+    const times = await this.submit(
+      { ...request, kind: 'score' },
+      windows.map(({ ids }) => ids),
+      signal,
+      (message) => {
+        if (message.type === 'window') results[message.index] = message.result;
+      },
+    );
+    return { windows: results, ...times };
+  }
+
+  async translate(
+    request: TranslateRequest,
+    signal: AbortSignal,
+    listener?: TranslateListener,
+  ): Promise<TranslateOutcome> {
+    const results: SentenceResult[] = new Array(request.sentences.length);
+    const submittedAtMs = this.now();
+    const times = await this.submit({ ...request, kind: 'translate' }, request.sentences, signal, (message) => {
+      if (message.type === 'token') listener?.token(message.index, message.id, message.logprob, message.depth);
+      if (message.type !== 'sentence') return;
+      results[message.index] = message.result;
+      listener?.sentence(message.index, message.result);
+    });
+    const first = results.reduce(
+      (least, { firstTokenAtMs }) => Math.min(least, firstTokenAtMs),
+      Number.POSITIVE_INFINITY,
+    );
+    return { sentences: results, ...times, firstTokenMs: results.length === 0 ? 0 : first - submittedAtMs };
+  }
+
+  /** The one way in and the one way out of a job. `sequences`: what it is charged for, a lane and its tokens each. */
+  private async submit(
+    request: NewJob,
+    sequences: readonly Int32Array[],
+    signal: AbortSignal,
+    part: PendingJob['part'],
+  ): Promise<{ queueMs: number; computeMs: number }> {
     this.refuseUnlessReady();
     if (signal.aborted) throw closedByClient();
-    const lanes = request.windows.length;
-    const tokens = request.windows.reduce((sum, window) => sum + window.ids.length, 0);
-    if (lanes === 0) return { windows: [], queueMs: 0, computeMs: 0 };
+    const lanes = sequences.length;
+    const tokens = sequences.reduce((sum, ids) => sum + ids.length, 0);
+    if (lanes === 0) return { queueMs: 0, computeMs: 0 };
     this.refuseWhenFull(lanes, tokens);
-    const job: ScoreJob = { ...request, kind: 'score', id: this.nextId++, submittedAtMs: this.now() };
+    const id = this.nextId++;
+    const submittedAtMs = this.now();
     return new Promise((resolve, reject) => {
-      const onAbort = () => {
-        this.send({ type: 'abort', jobId: job.id });
-        end(closedByClient());
-      };
-      const end = (outcome: ScoreOutcome | ServerError) => {
-        if (!this.jobs.delete(job.id)) return;
+      const leave = () => {
+        if (!this.jobs.delete(id)) return false;
         this.lanesCharged -= lanes;
         this.tokensCharged -= tokens;
         signal.removeEventListener('abort', onAbort);
-        if (outcome instanceof ServerError) reject(outcome);
-        else resolve(outcome);
+        return true;
       };
-      this.jobs.set(job.id, { windows: new Array(lanes), lanes, tokens, submittedAtMs: job.submittedAtMs, end });
+      const fail = (error: ServerError) => {
+        if (leave()) reject(error);
+      };
+      const done = (startedAtMs: number, finishedAtMs: number) => {
+        if (leave()) resolve({ queueMs: startedAtMs - submittedAtMs, computeMs: finishedAtMs - startedAtMs });
+      };
+      const onAbort = () => {
+        this.send({ type: 'abort', jobId: id });
+        fail(closedByClient());
+      };
+      this.jobs.set(id, { part, done, fail });
       this.lanesCharged += lanes;
       this.tokensCharged += tokens;
       signal.addEventListener('abort', onAbort, { once: true });
-      this.send({ type: 'submit', job });
+      this.send({ type: 'submit', job: { ...request, id, submittedAtMs } });
     });
   }
 
@@ -200,22 +257,16 @@ export class EngineClient implements Engine {
       case 'refused':
         this.refusedByRuntime.set(message.model, message.reason);
         break;
-      case 'window': {
-        const job = this.jobs.get(message.jobId);
-        if (job !== undefined) job.windows[message.index] = message.result;
+      case 'window':
+      case 'token':
+      case 'sentence':
+        this.jobs.get(message.jobId)?.part(message);
         break;
-      }
-      case 'done': {
-        const job = this.jobs.get(message.jobId);
-        job?.end({
-          windows: job.windows as ScoreWindowResult[],
-          queueMs: message.startedAtMs - job.submittedAtMs,
-          computeMs: message.finishedAtMs - message.startedAtMs,
-        });
+      case 'done':
+        this.jobs.get(message.jobId)?.done(message.startedAtMs, message.finishedAtMs);
         break;
-      }
       case 'failed':
-        this.jobs.get(message.jobId)?.end(new ServerError(message.code, message.message));
+        this.jobs.get(message.jobId)?.fail(new ServerError(message.code, message.message));
         break;
       case 'telemetry':
         for (const listener of this.listeners) listener(message.telemetry);
@@ -230,7 +281,7 @@ export class EngineClient implements Engine {
   /** The worker is gone: its jobs get an answer, and unless we are stopping another one starts. */
   private lost(failure: string, livedMs: number): void {
     for (const job of [...this.jobs.values()]) {
-      job.end(
+      job.fail(
         new ServerError(
           'ENGINE_LOST',
           `the engine worker died while the request was in flight (${failure}); it restarts, retry`,
@@ -284,7 +335,7 @@ export class EngineClient implements Engine {
     const timer = setTimeout(() => {
       for (const [id, job] of [...this.jobs]) {
         this.send({ type: 'abort', jobId: id });
-        job.end(
+        job.fail(
           new ServerError(
             'DRAINING',
             `the server shut down before the request finished (--drain-ms-max); send it to another replica`,
@@ -303,15 +354,7 @@ function closedByClient(): ServerError {
 
 /** Starts the worker and resolves when its models are loaded. Throws Error with one line when the engine can't start. */
 export async function startEngine(config: Config, models: readonly ModelDescription[]): Promise<EngineClient> {
-  const longest = models.reduce((max, model) => Math.max(max, model.contextTokens), 0);
-  if (config.batchRowsMax < longest) {
-    throw new Error(
-      `batchRowsMax (${config.batchRowsMax}) is below the context of a model (${longest}): raise --batch-rows-max`,
-    );
-  }
-  if (config.slotsMax < longest) {
-    throw new Error(`slotsMax (${config.slotsMax}) is below the context of a model (${longest}): raise --slots-max`);
-  }
+  assertServable(config, models);
   const client = new EngineClient({
     setup: {
       backend: config.backend,
@@ -323,6 +366,7 @@ export async function startEngine(config: Config, models: readonly ModelDescript
         slotsMax: config.slotsMax,
         finishRowsMax: FINISH_ROWS_MAX,
       },
+      cacheRowsMax: config.cacheRowsMax,
       queueWaitMsMax: config.queueWaitMsMax,
       models,
     },

@@ -3,7 +3,7 @@
  * over the worker thread; tests implement it in a few lines.
  */
 import type { ModelDescription } from '../models/description.js';
-import type { EngineTelemetry, ScoreJob, ScoreWindowResult } from './protocol.js';
+import type { EngineTelemetry, ScoreJob, ScoreWindowResult, SentenceResult, TranslateJob } from './protocol.js';
 
 export type EngineState = 'starting' | 'ready' | 'restarting' | 'draining' | 'stopped';
 
@@ -16,6 +16,24 @@ export interface ScoreOutcome {
 }
 
 export type ScoreRequest = Omit<ScoreJob, 'id' | 'kind' | 'submittedAtMs'>;
+
+export type TranslateRequest = Omit<TranslateJob, 'id' | 'kind' | 'submittedAtMs'>;
+
+export interface TranslateOutcome {
+  /** One per sentence, in the order of the job's. */
+  readonly sentences: readonly SentenceResult[];
+  readonly queueMs: number;
+  readonly computeMs: number;
+  /** From submission until the first token of any sentence was decided. */
+  readonly firstTokenMs: number;
+}
+
+/** Hears of results as they come, in any order of sentences. Neither call may throw. */
+export interface TranslateListener {
+  sentence(index: number, result: SentenceResult): void;
+  /** Only for a request with `streamTokens`. */
+  token(index: number, id: number, logprob: number, depth: number): void;
+}
 
 export interface EngineInfo {
   readonly state: EngineState;
@@ -36,6 +54,8 @@ export interface Engine {
    * DEADLINE_EXCEEDED, or CLIENT_CLOSED once `signal` aborts (the lanes leave at the next step).
    */
   score(request: ScoreRequest, signal: AbortSignal): Promise<ScoreOutcome>;
+  /** Translates all sentences of one request; rejects as `score` does. */
+  translate(request: TranslateRequest, signal: AbortSignal, listener?: TranslateListener): Promise<TranslateOutcome>;
   /** Calls back with every report of the loop. Returns how to stop. */
   onTelemetry(listener: (telemetry: EngineTelemetry) => void): () => void;
   /** Finishes what is in, refuses what is new (DRAINING), and resolves when the worker has stopped and released everything. */

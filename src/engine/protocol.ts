@@ -35,7 +35,54 @@ export interface ScoreJob {
   readonly deadlineAtMs: number | null;
 }
 
-export type Job = ScoreJob;
+/** A translation request: every sentence becomes an encoder lane, and then hypotheses of the decoder. */
+export interface TranslateJob {
+  readonly kind: 'translate';
+  readonly id: number;
+  readonly model: string;
+  /** Source ids of each sentence, `</s>` included; 2 ... the model's context. */
+  readonly sentences: readonly Int32Array[];
+  readonly encoderBudget: Budget;
+  readonly decoderBudget: Budget;
+  /** 1 is greedy decoding. */
+  readonly beam: number;
+  /** A hypothesis scores its log-probability over length^lengthPenalty. */
+  readonly lengthPenalty: number;
+  /** Tokens of a translation at most, per sentence; the end of sentence counts. */
+  readonly maxNewTokens: readonly number[];
+  /** Send each token as it is decided; greedy only. */
+  readonly streamTokens: boolean;
+  readonly submittedAtMs: number;
+  readonly deadlineAtMs: number | null;
+}
+
+export type Job = ScoreJob | TranslateJob;
+
+/** One translation of a sentence. */
+export interface TranslationHypothesis {
+  /** [n] without `</s>`. */
+  readonly ids: Int32Array;
+  /** [n], or [n + 1] where it ended with `</s>`: nats, and decoder steps. */
+  readonly logprobs: Float32Array;
+  readonly depths: Uint8Array;
+  /** Sum of the log-probabilities over length^lengthPenalty. */
+  readonly score: number;
+  readonly finishReason: 'stop' | 'length' | 'repetition';
+}
+
+export interface SentenceResult {
+  /** `beam` of them at most, best first. */
+  readonly hypotheses: readonly TranslationHypothesis[];
+  /** [source positions] encoder steps. */
+  readonly encoderDepths: Uint8Array;
+  /** Rows computed in full: the cost of the sentence in each stack. */
+  readonly encoderSteps: number;
+  readonly decoderSteps: number;
+  /** Decoder positions computed, over all hypotheses. */
+  readonly decoderPositions: number;
+  /** When the first token was decided. */
+  readonly firstTokenAtMs: number;
+}
 
 /** Per scored token of one window, in order. `n` = ids.length - scoreFrom. */
 export interface ScoreWindowResult {
@@ -64,6 +111,15 @@ export type FromEngine =
   /** A package that the runtime could not open; sent before `ready`. */
   | { readonly type: 'refused'; readonly model: string; readonly reason: string }
   | { readonly type: 'window'; readonly jobId: number; readonly index: number; readonly result: ScoreWindowResult }
+  | {
+      readonly type: 'token';
+      readonly jobId: number;
+      readonly index: number;
+      readonly id: number;
+      readonly logprob: number;
+      readonly depth: number;
+    }
+  | { readonly type: 'sentence'; readonly jobId: number; readonly index: number; readonly result: SentenceResult }
   /** Sent once per job after its last window, or instead of it. `startedAtMs`: its first lane was admitted. */
   | { readonly type: 'done'; readonly jobId: number; readonly startedAtMs: number; readonly finishedAtMs: number }
   | { readonly type: 'failed'; readonly jobId: number; readonly code: ErrorCode; readonly message: string }
@@ -75,15 +131,22 @@ export type FromEngine =
  * Counters are increments; gauges are the value at the time of sending.
  */
 export interface EngineTelemetry {
-  readonly models: readonly ModelTelemetry[];
+  readonly stages: readonly StageTelemetry[];
   readonly lanesWaiting: number;
   readonly lanesRunning: number;
   readonly slotsUsed: number;
   readonly slotsTotal: number;
+  /** Rows of the decoders' key and value pools: positions times depths. */
+  readonly cacheRowsUsed: number;
+  readonly cacheRowsTotal: number;
 }
 
-export interface ModelTelemetry {
+/** Which stack of a model: a language model scores, a translation model encodes and decodes. */
+export type StageName = 'score' | 'encoder' | 'decoder';
+
+export interface StageTelemetry {
   readonly model: string;
+  readonly stage: StageName;
   readonly steps: number;
   /** Seconds spent in begin, step and finish graphs. */
   readonly computeSeconds: number;

@@ -4,20 +4,25 @@
  */
 import { parentPort, receiveMessageOnPort, workerData } from 'node:worker_threads';
 import { monotonicMs } from '../clock.js';
+import { Translation } from '../families/translation.js';
 import { UniversalTransformer } from '../families/universal-transformer.js';
 import type { ModelDescription } from '../models/description.js';
 import type { Backend } from '../runtime/backend.js';
 import { openOrtCapi } from '../runtime/ort-capi.js';
 import { openOrtNode } from '../runtime/ort-node.js';
 import type { SchedulerLimits } from '../scheduler/scheduler.js';
-import { EngineLoop, type LoopModel } from './loop.js';
+import { EngineLoop } from './loop.js';
 import type { FromEngine, ToEngine } from './protocol.js';
+import { ScoreStage } from './score-stage.js';
+import type { Stage } from './stage.js';
+import { TranslateStage } from './translate-stage.js';
 
 export interface WorkerSetup {
   readonly backend: 'ort-capi' | 'ort-node';
   readonly threads: number;
   readonly spin: boolean;
   readonly limits: SchedulerLimits;
+  readonly cacheRowsMax: number;
   readonly queueWaitMsMax: number;
   readonly models: readonly ModelDescription[];
 }
@@ -33,16 +38,47 @@ async function openBackend({ backend, threads, spin }: WorkerSetup): Promise<Bac
   }
 }
 
+interface Opened {
+  readonly stage: Stage;
+  readonly release: () => void;
+}
+
+async function openModel(backend: Backend, model: ModelDescription, setup: WorkerSetup): Promise<Opened> {
+  const { id, maxSteps, bosId, eosId, task } = model;
+  const { limits, cacheRowsMax } = setup;
+  switch (task) {
+    case 'score': {
+      const family = await UniversalTransformer.open(backend, model, limits);
+      return { stage: new ScoreStage({ id, maxSteps, family }, limits), release: () => family.release() };
+    }
+    case 'translate': {
+      const decoder = { rowsMax: limits.rowsMax, cacheRowsMax };
+      const stage = (family: Translation) =>
+        new TranslateStage(
+          { id, maxSteps, bosId, eosId, family },
+          { encoder: limits, memoryRowsMax: limits.slotsMax, decoder },
+        );
+      const family = await Translation.open(backend, model, {
+        encoderSlots: limits.slotsMax,
+        memoryRows: limits.slotsMax,
+        decoder: { slots: 2 * decoder.rowsMax, cacheRows: cacheRowsMax },
+      });
+      return { stage: stage(family), release: () => family.release() };
+    }
+    default:
+      return task satisfies never;
+  }
+}
+
 async function main(setup: WorkerSetup): Promise<void> {
   const port = parentPort;
   if (port === null) throw new Error('worker.ts runs as a worker thread only');
   const post = (message: FromEngine, transfer: ArrayBuffer[] = []) => port.postMessage(message, transfer);
   const backend = await openBackend(setup);
-  const models: LoopModel[] = [];
+  const opened: Opened[] = [];
   for (const model of setup.models) {
     try {
-      const family = await UniversalTransformer.open(backend, model, setup.limits);
-      models.push({ id: model.id, maxSteps: model.maxSteps, family });
+      opened.push(await openModel(backend, model, setup));
     } catch (error) {
       post({ type: 'refused', model: model.id, reason: (error as Error).message });
     }
@@ -55,8 +91,7 @@ async function main(setup: WorkerSetup): Promise<void> {
     wake?.();
   });
   const loop = new EngineLoop({
-    models,
-    limits: setup.limits,
+    stages: opened.map(({ stage }) => stage),
     queueWaitMsMax: setup.queueWaitMsMax,
     now: monotonicMs,
     receive: () => inbox.shift() ?? (receiveMessageOnPort(port)?.message as ToEngine | undefined) ?? null,
@@ -73,7 +108,7 @@ async function main(setup: WorkerSetup): Promise<void> {
   try {
     await loop.run();
   } finally {
-    for (const { family } of models) family.release();
+    for (const { release } of opened) release();
     await backend.release();
   }
   port.close();

@@ -1,5 +1,5 @@
 /** Event -> metric: what the engine reports and how requests end. */
-import type { EngineTelemetry, ModelTelemetry } from '../engine/protocol.js';
+import type { EngineTelemetry, StageTelemetry } from '../engine/protocol.js';
 import type { ErrorCode } from '../errors.js';
 import type { Metrics } from './metrics.js';
 
@@ -48,10 +48,10 @@ export class Observer {
     lanesRunning.set(report.lanesRunning);
     slotsUsed.set(report.slotsUsed);
     slotsTotal.set(report.slotsTotal);
-    for (const model of report.models) this.#model(model);
+    for (const stage of report.stages) this.#stage(stage);
   }
 
-  #model(report: ModelTelemetry): void {
+  #stage(report: StageTelemetry): void {
     const { metrics } = this;
     const labels = { model: report.model };
     const maxSteps = report.haltedAtStep.length - 1;

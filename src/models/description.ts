@@ -19,8 +19,10 @@ export interface GraphDescription {
 export interface ModelDescription {
   readonly id: string;
   readonly family: 'universal-transformer';
-  readonly task: 'score';
+  readonly task: 'score' | 'translate';
   readonly language: string;
+  /** What a translation model translates into; null for others. */
+  readonly targetLanguage: string | null;
   readonly precision: 'int8' | 'float32';
   readonly vocabularySize: number;
   /** Positions of one window, `<s>` included. */
@@ -28,6 +30,7 @@ export interface ModelDescription {
   readonly maxSteps: number;
   readonly threshold: number;
   readonly bosId: number;
+  readonly eosId: number;
   readonly parameters: number;
   /** The graphs of `precision` by name; a family requires those it runs. */
   readonly graphs: Readonly<Record<string, GraphDescription>>;

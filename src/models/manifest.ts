@@ -7,7 +7,7 @@ import { Value } from 'typebox/value';
 
 export const FORMAT = 'ponder-serve/1';
 export const FAMILIES = ['universal-transformer'] as const;
-export const TASKS = ['score'] as const;
+export const TASKS = ['score', 'translate'] as const;
 export const PRECISIONS = ['int8', 'float32'] as const;
 
 /** A manifest describes graphs and hashes; a megabyte is already a hundred times the usual. */
@@ -37,8 +37,12 @@ const Graph = Strict({
   inputs: Named('^.+$', Tensor),
   outputs: Named('^.+$', Tensor),
 });
-/** The graphs of a depth-adaptive scorer; `finish_top` is `finish` with the k best candidates beside the targets. */
-const Graphs = Strict({ begin: Graph, step: Graph, finish: Graph, finish_top: Graph });
+/** The graphs that each task needs; `finish_top` is `finish` with the k best candidates beside the targets. */
+export const GRAPHS = {
+  score: ['begin', 'step', 'finish', 'finish_top'],
+  translate: ['begin', 'encoder_step', 'encoder_finish', 'decoder_step', 'decoder_finish'],
+} as const satisfies Record<(typeof TASKS)[number], readonly string[]>;
+const Graphs = Named('^[a-z][a-z_]{0,63}$', Graph);
 
 export const Manifest = Strict({
   format: Type.Literal(FORMAT),
@@ -46,6 +50,8 @@ export const Manifest = Strict({
   family: OneOf(FAMILIES),
   task: OneOf(TASKS),
   language: Type.String({ minLength: 1 }),
+  /** The language that a translation model translates into; `language` is then its source. */
+  target_language: Type.Optional(Type.String({ minLength: 1 })),
   dimensions: Strict({ d_model: Count, heads: Count, d_ff: Count, vocab: Count, context: Count }),
   /** The one halting rule that the graphs and the engine implement; see reference/model-families.md for the others. */
   halting: Strict({
@@ -143,6 +149,15 @@ function contradiction(manifest: Manifest, folderName: string): string | null {
   }
   for (const [name, id] of Object.entries(tokens)) {
     if (id >= dimensions.vocab) return `token ${name} (${id}) is outside the vocabulary (${dimensions.vocab})`;
+  }
+  if ((manifest.task === 'translate') !== (manifest.target_language !== undefined)) {
+    return 'target_language belongs to a translation model, and to no other';
+  }
+  for (const precision of PRECISIONS) {
+    const graphs = manifest.precisions[precision];
+    if (graphs === undefined) continue;
+    const missing = GRAPHS[manifest.task].find((graph) => !Object.hasOwn(graphs, graph));
+    if (missing !== undefined) return `precisions/${precision} has no graph ${missing}`;
   }
   if (PRECISIONS.every((precision) => manifest.precisions[precision] === undefined)) return 'precisions is empty';
   for (const key of ['provenance', 'quality'] as const) {

@@ -10,14 +10,10 @@
  * step 2.
  */
 import type { Budget } from '../engine/protocol.js';
-import {
-  candidatesPerHypothesis,
-  chooseCandidates,
-  type FinishReason,
-  normalisedScore,
-  repeatsItself,
-} from './beam.js';
+import { chooseCandidates, type FinishReason, normalisedScore, repeatsItself } from './beam.js';
+import { HaltingCounts } from './halting-counts.js';
 import { CachePool, PrefixNode } from './prefix-cache.js';
+import type { AdvanceResult } from './scheduler.js';
 import { SlotPool } from './slot-pool.js';
 
 export interface DecodeRequest {
@@ -127,8 +123,7 @@ export class DecodeScheduler {
   private begun: Hypothesis[] = [];
   private readonly slots: SlotPool;
   readonly cache: CachePool;
-  /** halted[t]: positions that halted at step t. */
-  haltedAtStep: number[];
+  private halting: HaltingCounts;
 
   constructor(
     readonly limits: DecodeLimits,
@@ -139,7 +134,7 @@ export class DecodeScheduler {
     // A position keeps its state until it is renewed, while its child already runs.
     this.slots = new SlotPool(2 * limits.rowsMax);
     this.cache = new CachePool(limits.cacheRowsMax);
-    this.haltedAtStep = new Array(maxSteps + 1).fill(0);
+    this.halting = new HaltingCounts(maxSteps);
   }
 
   get lanesWaiting(): number {
@@ -247,15 +242,15 @@ export class DecodeScheduler {
     this.begun.push(hypothesis);
   }
 
-  /** `halted`: a flag per active row, in the plan's order. */
-  applyAdvance(plan: DecodeAdvancePlan, halted: Uint8Array): void {
+  /** A flag and a remainder per active row, in the plan's order. */
+  applyAdvance(plan: DecodeAdvancePlan, { halted, remainders }: AdvanceResult): void {
     plan.active.forEach((hypothesis, row) => {
       hypothesis.steps += 1;
       hypothesis.sentence.positionSteps += 1;
       if (halted[row] === 0) return;
       hypothesis.halted = true;
       hypothesis.node.depth = hypothesis.steps;
-      this.haltedAtStep[hypothesis.steps] = (this.haltedAtStep[hypothesis.steps] as number) + 1;
+      this.halting.add(hypothesis.steps, remainders[row] as number);
     });
     for (const renewal of plan.renewed) this.dropRenewal(renewal);
     this.renewals = [];
@@ -348,13 +343,9 @@ export class DecodeScheduler {
     sentence.promisedRows = stillNeeded;
   }
 
-  candidates(sentence: Sentence): number {
-    return candidatesPerHypothesis(sentence.request.beam);
-  }
-
-  takeHalted(): number[] {
-    const counts = this.haltedAtStep;
-    this.haltedAtStep = new Array(this.maxSteps + 1).fill(0);
+  takeHalting(): HaltingCounts {
+    const counts = this.halting;
+    this.halting = new HaltingCounts(this.maxSteps);
     return counts;
   }
 }

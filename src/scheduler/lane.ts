@@ -23,6 +23,8 @@ export class Lane {
   readonly length: number;
   /** Pool rows of the positions; empty until admitted. */
   slots: Int32Array = new Int32Array(0);
+  /** Rows of the memory pool that the lane's result goes to; empty for a stack that leaves none. */
+  memoryRows: Int32Array = new Int32Array(0);
   /** Steps done. */
   steps = 0;
   /** Positions that run, ascending; the first `activeCount` count. Compacted in place. */

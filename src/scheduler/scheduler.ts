@@ -10,6 +10,7 @@
  * job of a thousand windows delays a short one by a lane and not by itself. The head of the queue is never overtaken by a
  * smaller lane: it would starve.
  */
+import { HaltingCounts } from './halting-counts.js';
 import { Lane, type LaneRequest } from './lane.js';
 import { SlotPool } from './slot-pool.js';
 
@@ -55,11 +56,14 @@ export interface AdvanceResult {
   readonly remainders: Float32Array;
 }
 
-/** What halted in a step, for the metrics. */
-export interface HaltingCounts {
-  readonly atStep: number[];
-  readonly remainderTenths: number[];
-  remainderSum: number;
+export interface StackTraits {
+  /** Positions see those before them only. */
+  readonly causal: boolean;
+  /**
+   * Rows that a lane's result takes, one a position, and that outlive the lane: an encoder's memory. Taken at admission, so that a lane
+   * never ends with nowhere to put its result; given back by whoever reads the memory, or here when the lane is aborted.
+   */
+  readonly memory: SlotPool | null;
 }
 
 interface WaitingJob {
@@ -88,14 +92,15 @@ export class Scheduler {
   private readonly slots: SlotPool;
   private waitingLaneCount = 0;
   /** Filled by `apply`, emptied by whoever reports it. */
-  halting: HaltingCounts;
+  private halting: HaltingCounts;
 
   constructor(
     readonly limits: SchedulerLimits,
     private readonly maxSteps: number,
+    private readonly stack: StackTraits = { causal: true, memory: null },
   ) {
     this.slots = new SlotPool(limits.slotsMax);
-    this.halting = emptyHalting(maxSteps);
+    this.halting = new HaltingCounts(maxSteps);
   }
 
   get lanesWaiting(): number {
@@ -136,6 +141,7 @@ export class Scheduler {
     const stays = (lane: Lane) => {
       if (lane.request.jobId !== jobId) return true;
       this.slots.give(lane.slots);
+      this.stack.memory?.give(lane.memoryRows);
       return false;
     };
     this.running = this.running.filter(stays);
@@ -200,11 +206,14 @@ export class Scheduler {
       if (job === undefined || request === undefined) break;
       const length = request.ids.length;
       if (rows + length > this.limits.rowsMax || length > this.slots.available) break;
+      const { memory } = this.stack;
+      if (memory !== null && length > memory.available) break;
       const limits = this.timeLimits.get(job.jobId);
       if (limits !== undefined && job.next === 0)
         this.timeLimits.set(job.jobId, { ...limits, startByMs: Number.POSITIVE_INFINITY });
       const lane = new Lane(request);
       lane.slots = this.slots.take(length);
+      if (memory !== null) lane.memoryRows = memory.take(length);
       rows += length;
       this.running.push(lane);
       admitted.push(lane);
@@ -243,14 +252,12 @@ export class Scheduler {
       lane.depths[position] = step;
       lane.remainders[position] = remainder;
       lane.renewed[renewed++] = position;
-      this.halting.atStep[step] = (this.halting.atStep[step] as number) + 1;
-      const tenth = Math.min(9, Math.floor(remainder * 10));
-      this.halting.remainderTenths[tenth] = (this.halting.remainderTenths[tenth] as number) + 1;
-      this.halting.remainderSum += remainder;
+      this.halting.add(step, remainder);
     }
     // In a causal stack only positions up to the last active one are ever looked at again.
     const lastActive = kept > 0 ? (lane.active[kept - 1] as number) : -1;
-    while (renewed > 0 && (lane.renewed[renewed - 1] as number) > lastActive) renewed -= 1;
+    const lastSeen = this.stack.causal || kept === 0 ? lastActive : lane.length;
+    while (renewed > 0 && (lane.renewed[renewed - 1] as number) > lastSeen) renewed -= 1;
     lane.steps = step;
     lane.positionSteps += count;
     lane.activeCount = kept;
@@ -267,11 +274,7 @@ export class Scheduler {
 
   takeHalting(): HaltingCounts {
     const counts = this.halting;
-    this.halting = emptyHalting(this.maxSteps);
+    this.halting = new HaltingCounts(this.maxSteps);
     return counts;
   }
-}
-
-function emptyHalting(maxSteps: number): HaltingCounts {
-  return { atStep: new Array(maxSteps + 1).fill(0), remainderTenths: new Array(10).fill(0), remainderSum: 0 };
 }

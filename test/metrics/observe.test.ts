@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import type { EngineTelemetry, ModelTelemetry } from '../../src/engine/protocol.js';
+import type { EngineTelemetry, StageTelemetry } from '../../src/engine/protocol.js';
 import { createMetrics } from '../../src/metrics/metrics.js';
 import { Observer, RENEWED_ROW_COST, realisedBoundShare } from '../../src/metrics/observe.js';
 
@@ -11,9 +11,10 @@ function setup() {
   return { metrics, observer: new Observer(metrics), text: () => metrics.registry.metrics() };
 }
 
-function report(changes: Partial<ModelTelemetry> = {}): EngineTelemetry {
-  const model: ModelTelemetry = {
+function report(changes: Partial<StageTelemetry> = {}): EngineTelemetry {
+  const model: StageTelemetry = {
     model: 'm',
+    stage: 'score',
     steps: 4,
     computeSeconds: 0.5,
     hostSeconds: 0.01,
@@ -27,7 +28,15 @@ function report(changes: Partial<ModelTelemetry> = {}): EngineTelemetry {
     remainderSum: 4.6,
     ...changes,
   };
-  return { models: [model], lanesWaiting: 5, lanesRunning: 6, slotsUsed: 7, slotsTotal: 8 };
+  return {
+    stages: [model],
+    lanesWaiting: 5,
+    lanesRunning: 6,
+    slotsUsed: 7,
+    slotsTotal: 8,
+    cacheRowsUsed: 9,
+    cacheRowsTotal: 10,
+  };
 }
 
 /** The value of a series in the text format. */

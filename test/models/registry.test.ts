@@ -43,6 +43,8 @@ test('a sound package is described from its manifest', async (t) => {
     maxSteps: 8,
     threshold: 0.99,
     bosId: 1,
+    eosId: 2,
+    targetLanguage: null,
     parameters: 1234,
     folder: join(folder, 'tiny'),
     provenance: { data: 'made up', licence: 'CC0' },

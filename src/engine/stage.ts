@@ -1,0 +1,93 @@
+/** What serves one kind of job of one model in the engine's loop: schedulers and a family, behind one turn at a time. */
+import type { Expired, TimeLimits } from '../scheduler/scheduler.js';
+import type { FromEngine, Job, StageName, StageTelemetry } from './protocol.js';
+
+/** Something to tell the main thread, and how much of the job it completes. */
+export interface StageMessage {
+  readonly jobId: number;
+  readonly message: FromEngine;
+  readonly transfer: ArrayBuffer[];
+  /** One of the job's parts (windows, sentences) is done with it. */
+  readonly completesPart: boolean;
+}
+
+export interface StageTurn {
+  /** Jobs of which something was admitted for the first time, or again. */
+  readonly started: readonly number[];
+  readonly messages: readonly StageMessage[];
+}
+
+export interface StageGauges {
+  readonly lanesWaiting: number;
+  readonly lanesRunning: number;
+  readonly slotsUsed: number;
+  readonly slotsTotal: number;
+  readonly cacheRowsUsed: number;
+  readonly cacheRowsTotal: number;
+}
+
+export interface Stage {
+  readonly model: string;
+  /** The jobs it takes; the loop brings it no others. */
+  readonly kind: Job['kind'];
+  /** Takes the job and tells how many messages will complete a part of it. */
+  submit(job: Job, timeLimits: TimeLimits): number;
+  /** The job leaves; its rows are not in the next step. */
+  abort(jobId: number): void;
+  /** Aborts the jobs that are out of time. */
+  expire(nowMs: number): readonly Expired[];
+  /** Forgets a job that was answered. */
+  settle(jobId: number): void;
+  /** Runs one plan; null: there is nothing to do. Rejects when a graph fails. */
+  turn(now: () => number): Promise<StageTurn | null>;
+  gauges(): StageGauges;
+  /** What happened since the last call. */
+  telemetry(): readonly StageTelemetry[];
+}
+
+type Mutable<T> = { -readonly [K in keyof T]: T[K] extends readonly (infer E)[] ? E[] : T[K] };
+type Tally = Mutable<Omit<StageTelemetry, 'model' | 'stage' | 'haltedAtStep' | 'remainderTenths' | 'remainderSum'>>;
+
+/** Counts of one stack between two reports. */
+export class StageCounter {
+  private tally = emptyTally();
+
+  constructor(
+    private readonly model: string,
+    private readonly stage: StageName,
+  ) {}
+
+  step(active: number, renewed: number, keys: { readonly keysUseful: number; readonly keysComputed: number }): void {
+    this.tally.steps += 1;
+    this.tally.activeRows += active;
+    this.tally.renewedRows += renewed;
+    this.tally.rowsPerStep.push(active);
+    this.tally.keysUseful += keys.keysUseful;
+    this.tally.keysComputed += keys.keysComputed;
+  }
+
+  /** Milliseconds in graphs, and around them. */
+  time(computeMs: number, hostMs: number): void {
+    this.tally.computeSeconds += computeMs / 1000;
+    this.tally.hostSeconds += hostMs / 1000;
+  }
+
+  take(halting: Pick<StageTelemetry, 'haltedAtStep' | 'remainderTenths' | 'remainderSum'>): StageTelemetry {
+    const { tally } = this;
+    this.tally = emptyTally();
+    return { model: this.model, stage: this.stage, ...tally, ...halting };
+  }
+}
+
+function emptyTally(): Tally {
+  return {
+    steps: 0,
+    computeSeconds: 0,
+    hostSeconds: 0,
+    activeRows: 0,
+    renewedRows: 0,
+    keysUseful: 0,
+    keysComputed: 0,
+    rowsPerStep: [],
+  };
+}

@@ -1,0 +1,18 @@
+/** What halted since the last report: positions by step, and their remainders by tenths. */
+export class HaltingCounts {
+  /** Index: the step; 0 is unused. */
+  readonly atStep: number[];
+  readonly remainderTenths: number[] = new Array(10).fill(0);
+  remainderSum = 0;
+
+  constructor(maxSteps: number) {
+    this.atStep = new Array(maxSteps + 1).fill(0);
+  }
+
+  add(step: number, remainder: number): void {
+    this.atStep[step] = (this.atStep[step] as number) + 1;
+    const tenth = Math.min(9, Math.floor(remainder * 10));
+    this.remainderTenths[tenth] = (this.remainderTenths[tenth] as number) + 1;
+    this.remainderSum += remainder;
+  }
+}
