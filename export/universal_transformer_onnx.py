@@ -406,10 +406,11 @@ def build(graph: str, constants: dict[str, Tensor], used_functions: tuple[str, .
 def graphs(config: dict, constants: dict[str, Tensor]) -> dict[str, dict[str, onnx.ModelProto]]:
     """{precision: {graph name: model}}; initialisers are marked external and still without an offset."""
     d_head = config["d_model"] // config["heads"]
-    positions = constants["positions"].shape[0]
+    # The scheduler pads a unit's keys to multiples of 64 at most.
+    keys_max = math.ceil(constants["positions"].shape[0] / 64) * 64
     shared = (
         functions.coordinate_embedding(), functions.normalize(), functions.quantized_embedding(), functions.halting_probability(),
-        functions.halting_update(), functions.ragged_attention(config["heads"], d_head, positions),
+        functions.halting_update(), functions.ragged_attention(config["heads"], d_head, keys_max),
     )  # fmt: skip
     out = {}
     for p in (Int8(), Float32()):

@@ -181,7 +181,7 @@ export function pool(backend: Backend, rows: number, columns: number): Tensor {
 }
 
 function widthOf(step: Graph): number {
-  const width = step.inputs['state']?.dims[1];
+  const width = step.inputs.state?.dims[1];
   if (typeof width !== 'number') throw new RuntimeFailure('open', 'the step graph has no fixed width');
   return width;
 }

@@ -111,7 +111,7 @@ export function ortApi(): OrtApi {
   for (const [name, index] of Object.entries(RELEASES)) {
     api[name] = bind(slot(table, index), koffiName('void f(void *pointer)'));
   }
-  const releaseStatus = api['releaseStatus'] as (status: Pointer) => void;
+  const releaseStatus = api.releaseStatus as (status: Pointer) => void;
   for (const [name, [index, signature]] of Object.entries(SIGNATURES)) {
     const call = bind<(...args: unknown[]) => Status>(slot(table, index), koffiName(signature));
     api[name] = (...args: unknown[]) => {
