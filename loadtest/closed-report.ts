@@ -101,10 +101,18 @@ export function renderClosed({ http, engine, ...memory }: ClosedRounds): string 
       `${[memory.residentIdleBytes, memory.residentWarmBytes, http.at(-1)?.residentBytes ?? null, memory.residentPeakBytes].map(bytes).join(', ')}   wanted: at most 400 MB (381 MiB)`,
     ],
     ['CPU of server, of client', cpuText(http)],
+    ['CPU a token of server, of engine alone, us', cpuPerToken(http, engine)],
   );
   if (memory.readyMs !== null)
     rows.push(['start to ready', `${(memory.readyMs / 1000).toFixed(2)} s   wanted: at most 3`]);
   return table(rows);
+}
+
+/** CPU microseconds a token costs the server, and the engine alone. */
+function cpuPerToken(http: readonly HttpRound[], engine: readonly EngineMeasured[]): string {
+  const server = spread(http.map(({ load, serverCpuSeconds }) => (serverCpuSeconds / load.tokens) * 1e6));
+  if (engine.length === 0) return spreadText(server, 0);
+  return `${spreadText(server, 0)}, ${spreadText(spread(engine.map(({ cpuSeconds, tokens }) => (cpuSeconds / tokens) * 1e6)), 0)}`;
 }
 
 function cpuText(http: readonly HttpRound[]): string {

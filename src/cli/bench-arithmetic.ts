@@ -62,6 +62,11 @@ export function outputCost({ width, vocabulary }: StackDimensions): number {
   return width * vocabulary;
 }
 
+/** Multiply-adds of a halted position that renews its key and value. */
+export function renewalCost({ width }: StackDimensions): number {
+  return 2 * width ** 2;
+}
+
 /** Keys that a causal query sees on average over all positions of these lengths, itself included. */
 export function meanVisibleKeys(lengths: readonly number[]): number {
   const positions = lengths.reduce((sum, length) => sum + length, 0);
@@ -70,14 +75,17 @@ export function meanVisibleKeys(lengths: readonly number[]): number {
 
 /**
  * Fixed-depth cost over adaptive cost when every multiply-add costs the same: (F0 + T Fr) / (F0 + m Fr). It is below T / m, because
- * no depth saves the output layer.
+ * no depth saves the output layer. With `renewalsPerToken` it also counts what adaptive depth costs extra: keys and values of
+ * halted positions that are renewed once more for those that still run.
  */
 export function arithmeticBound(
   dimensions: StackDimensions,
   depths: { readonly max: number; readonly mean: number },
   visibleKeys: number,
+  renewalsPerToken = 0,
 ): number {
   const once = outputCost(dimensions);
   const step = stepCost(dimensions, visibleKeys);
-  return (once + depths.max * step) / (once + depths.mean * step);
+  const renewals = renewalsPerToken * renewalCost(dimensions);
+  return (once + depths.max * step) / (once + depths.mean * step + renewals);
 }

@@ -28,6 +28,11 @@ export type EngineShares = {
 };
 
 export interface EngineMeasured extends Measured {
+  /**
+   * CPU time of this process meanwhile. On a machine that does other work it is the steadier figure; with one thread it is the work
+   * itself, with more it counts the pool's waiting too, which spins.
+   */
+  readonly cpuSeconds: number;
   readonly engine: EngineShares;
 }
 
@@ -68,12 +73,15 @@ export async function measureEngine(engine: Engine, load: EngineLoad, signal: Ab
   };
   try {
     const startedAtMs = monotonicMs();
+    const cpuBefore = process.cpuUsage();
     await Promise.all(Array.from({ length: Math.min(concurrency, sequences.length) }, feed));
     const seconds = (monotonicMs() - startedAtMs) / 1000;
+    const cpu = process.cpuUsage(cpuBefore);
     // The loop's last report follows its last result.
     await telemetry.idle();
     const tokens = sequences.reduce((sum, { length }) => sum + length, 0);
-    return { seconds, tokens, positionSteps, logprob, engine: telemetry.sums };
+    const cpuSeconds = (cpu.user + cpu.system) / 1e6;
+    return { seconds, cpuSeconds, tokens, positionSteps, logprob, engine: telemetry.sums };
   } finally {
     stopListening();
   }

@@ -26,12 +26,17 @@ export interface DepthGain {
   readonly meanDepth: number;
   /** Rate with depths adapted over rate at full depth. */
   readonly gain: Spread;
+  /** The same ratio of CPU time: see EngineMeasured. */
+  readonly gainOfCpu: Spread;
   /** T / m: what could be gained if a token cost its steps and nothing else. */
   readonly depthBound: number;
   readonly shareOfDepthBound: Spread;
   /** The same when the output layer, which no depth saves, is counted. */
   readonly arithmeticBound: number;
   readonly shareOfArithmeticBound: Spread;
+  /** And when keys and values renewed after halting are counted too: what is missing from here is overhead. */
+  readonly boundWithRenewals: number;
+  readonly shareOfBoundWithRenewals: Spread;
 }
 
 /** Where the engine's time went, over all rounds of one mode. */
@@ -105,15 +110,20 @@ export function reportOf(input: ReportInput): BenchReport {
 }
 
 function depthGain(
-  adaptive: readonly Measured[],
-  fixed: readonly Measured[],
+  adaptive: readonly EngineMeasured[],
+  fixed: readonly EngineMeasured[],
   { dimensions, maxSteps }: ReportInput,
   lengths: readonly number[],
 ): DepthGain {
-  const meanDepth = total(adaptive, (one) => one.positionSteps) / total(adaptive, (one) => one.tokens);
+  const tokens = total(adaptive, (one) => one.tokens);
+  const meanDepth = total(adaptive, (one) => one.positionSteps) / tokens;
   const gain = ratioSpread(adaptive.map(rateOf), fixed.map(rateOf));
   const depthBound = maxSteps / meanDepth;
-  const arithmetic = arithmeticBound(dimensions, { max: maxSteps, mean: meanDepth }, meanVisibleKeys(lengths));
+  const depths = { max: maxSteps, mean: meanDepth };
+  const visibleKeys = meanVisibleKeys(lengths);
+  const arithmetic = arithmeticBound(dimensions, depths, visibleKeys);
+  const renewals = total(adaptive, (one) => one.engine.renewedRows) / tokens;
+  const withRenewals = arithmeticBound(dimensions, depths, visibleKeys, renewals);
   const share = (bound: number): Spread => ({
     median: gain.median / bound,
     min: gain.min / bound,
@@ -122,11 +132,18 @@ function depthGain(
   return {
     meanDepth,
     gain,
+    gainOfCpu: ratioSpread(cpuSeconds(fixed), cpuSeconds(adaptive)),
     depthBound,
     shareOfDepthBound: share(depthBound),
     arithmeticBound: arithmetic,
     shareOfArithmeticBound: share(arithmetic),
+    boundWithRenewals: withRenewals,
+    shareOfBoundWithRenewals: share(withRenewals),
   };
+}
+
+function cpuSeconds(measured: readonly EngineMeasured[]): number[] {
+  return measured.map((one) => one.cpuSeconds);
 }
 
 function timeShares(measured: readonly EngineMeasured[]): TimeShares {
@@ -168,10 +185,13 @@ export function renderReport(title: string, report: BenchReport): string {
     ['', 'equal lengths', 'mixed lengths'],
     ['mean depth m', depth.meanDepth.toFixed(3), mixedDepth.meanDepth.toFixed(3)],
     ['adaptive over fixed', range(depth.gain), range(mixedDepth.gain)],
+    ['  by CPU time', range(depth.gainOfCpu), range(mixedDepth.gainOfCpu)],
     ['T / m', depth.depthBound.toFixed(3), mixedDepth.depthBound.toFixed(3)],
     ['  share reached', range(depth.shareOfDepthBound), range(mixedDepth.shareOfDepthBound)],
     ['bound with the output layer', depth.arithmeticBound.toFixed(3), mixedDepth.arithmeticBound.toFixed(3)],
     ['  share reached', range(depth.shareOfArithmeticBound), range(mixedDepth.shareOfArithmeticBound)],
+    ['bound with renewals too', depth.boundWithRenewals.toFixed(3), mixedDepth.boundWithRenewals.toFixed(3)],
+    ['  share reached', range(depth.shareOfBoundWithRenewals), range(mixedDepth.shareOfBoundWithRenewals)],
   ]);
   const modes = [time.adaptive, time.fixed];
   const shares = table([

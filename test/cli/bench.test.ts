@@ -45,6 +45,8 @@ test('the bound that counts the output layer', () => {
   // F0 = 20; Fr = 16 + 12 + 4 = 32.
   assert.equal(arithmeticBound(dimensions, { max: 8, mean: 3 }, 1), (20 + 8 * 32) / (20 + 3 * 32));
   assert.equal(arithmeticBound({ ...dimensions, vocabulary: 0 }, { max: 8, mean: 2 }, 1), 4);
+  // A renewal is 8 multiply-adds here.
+  assert.equal(arithmeticBound(dimensions, { max: 8, mean: 3 }, 1, 0.5), (20 + 8 * 32) / (20 + 3 * 32 + 4));
 });
 
 test('sequences come from one stream that begins anew, and mixed lengths from the seed', () => {
@@ -73,6 +75,7 @@ function ofEngine(seconds: number, positionSteps: number): EngineMeasured {
   const engine = { steps: 4, computeSeconds: seconds * 0.9, hostSeconds: seconds * 0.05, activeRows: positionSteps };
   return {
     ...measured(seconds, positionSteps),
+    cpuSeconds: 2 * seconds,
     engine: { ...engine, renewedRows: 50, keysUseful: 10, keysComputed: 15 },
   };
 }
@@ -99,7 +102,9 @@ test('the report takes ratios round by round and shows what the depths allow', (
   near(report.depth.gain.median, 1.8);
   near(report.depth.depthBound, 2);
   near(report.depth.shareOfDepthBound.median, 0.9);
+  near(report.depth.gainOfCpu.median, 1.8);
   near(report.depth.arithmeticBound, 2);
+  assert.ok(report.depth.boundWithRenewals < 2);
   near(report.mixedDepth.gain.max, 1.6);
   near(report.lines[4]?.adaptiveIs.median ?? 0, 5);
   near(report.time.adaptive.other, 0.05);
