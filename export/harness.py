@@ -88,7 +88,7 @@ class Server:
     Raises RuntimeError when it does not come up, and when it answers anything but 200: no caller here sends a bad request."""
 
     def __init__(self, precision: str, model: str, *options: str):
-        self.model = model
+        self.model, self.precision = model, precision
         self.command = ["node", str(MAIN), "serve", "--port", "0", "--precision", precision, "--model-list", model, *options]
         self.url = ""
 
@@ -132,10 +132,6 @@ class Server:
                 return json.load(reply)
         except urllib.error.HTTPError as error:
             raise RuntimeError(f"/v1/score answered {error.code}: {error.read().decode()}") from error
-
-    def info(self) -> dict[str, Any]:
-        with urllib.request.urlopen(f"{self.url}/v1/info", timeout=REQUEST_SECONDS_MAX) as reply:
-            return json.load(reply)
 
 
 def machine() -> dict[str, Any]:

@@ -35,7 +35,6 @@ def texts(shared: Path) -> list[list[int]]:
 @pytest.fixture(scope="module", params=["float32", "int8"])
 def server(request: pytest.FixtureRequest, built: None) -> Iterator[Server]:
     with Server(request.param, MODEL) as running:
-        running.precision = request.param
         yield running
 
 

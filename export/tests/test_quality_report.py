@@ -22,7 +22,7 @@ def run(*arguments: object) -> str:
 def test_quality_of_a_little_text(shared: Path, built: None, tmp_path: Path) -> None:  # noqa: F811
     report = tmp_path / "report.json"
     command = (ROOT / "export" / "quality.py", "--bytes", 4000, "--report", report, "--sets")
-    assert "| wikipedia.test.txt | server int8 |" in run(*command, "wikipedia.test.txt")
+    assert "| wikipedia.test.txt | 4,000 | server int8 |" in run(*command, "wikipedia.test.txt")
     run(*command, "wikitext2.test.raw")
     sets = json.loads(report.read_text())["sets"]
     assert set(sets) == {"wikipedia.test.txt", "wikitext2.test.raw"}  # the second run added to the first
