@@ -14,6 +14,7 @@ export interface Piece {
 
 export interface ClosedLoad {
   readonly url: string;
+  readonly model: string;
   readonly pieces: readonly Piece[];
   readonly connections: number;
   /** At least one a connection. */
@@ -49,7 +50,7 @@ export interface DrivenLoad {
   readonly ended: Promise<unknown>;
 }
 
-export function driveClosed({ url, pieces, connections, requests }: ClosedLoad): Promise<DrivenLoad> {
+export function driveClosed({ url, model, pieces, connections, requests }: ClosedLoad): Promise<DrivenLoad> {
   const latenciesMs: number[] = [];
   let [ok, errors, tokens, tokensSent] = [0, 0, 0, 0];
   for (let k = 0; k < requests; k++) tokensSent += pieceOf(pieces, k).ids.length;
@@ -79,7 +80,7 @@ export function driveClosed({ url, pieces, connections, requests }: ClosedLoad):
       setupClient: (client) => {
         const own: autocannon.Request[] = [];
         for (let k = connection++; k < requests; k += connections) {
-          own.push({ body: JSON.stringify({ input: pieceOf(pieces, k).text }) });
+          own.push({ body: JSON.stringify({ model, input: pieceOf(pieces, k).text }) });
         }
         client.setRequests(own);
       },

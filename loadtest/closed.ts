@@ -10,6 +10,7 @@ import { fileURLToPath } from 'node:url';
 import { Helper } from '../src/cli/bench-child.js';
 import type { EngineMeasured } from '../src/cli/bench-engine.js';
 import { describeMachine } from '../src/cli/bench-machine.js';
+import { loadScorer } from '../src/cli/bench-model.js';
 import { goldenText } from '../src/cli/bench-sequences.js';
 import {
   CommandError,
@@ -26,7 +27,6 @@ import {
 import { readText } from '../src/cli/read-text.js';
 import { type Config, parseConfig } from '../src/config.js';
 import type { ModelDescription } from '../src/models/description.js';
-import { loadModels } from '../src/models/registry.js';
 import { loadTokenizer } from '../src/tokenize/tokenizer.js';
 import { driveClosed, type Piece, pieceOf } from './closed-load.js';
 import {
@@ -44,6 +44,7 @@ import { LivenessProbe } from './liveness-probe.js';
 import { runningServer, type Scrape, type ServerUnderTest, scrape, startServer } from './server.js';
 
 const FLAGS = {
+  model: 'value',
   connections: 'value',
   seconds: 'value',
   rounds: 'value',
@@ -58,6 +59,7 @@ const FLAGS = {
 
 export const USAGE = `Usage: npm run loadtest -- closed [options]
 
+  --model NAME       package to ask for; may be left out when one of those served scores text
   --connections N    requests in flight (default: 64)
   --seconds N        about so long is a round of HTTP, and so is one of the engine alone (default: 20)
   --rounds N         rounds; medians are quoted (default: 3)
@@ -89,6 +91,8 @@ interface Options {
 }
 
 interface Session {
+  /** Its name in requests. */
+  readonly model: string;
   readonly server: ServerUnderTest;
   readonly pieces: readonly Piece[];
   readonly options: Options;
@@ -106,11 +110,18 @@ export function run(argv: string[], io: CommandIo, stop: AbortSignal = new Abort
     if (positionals.length > 0) throw new UsageError(`unexpected argument ${positionals[0]}`);
     const options = optionsOf(values);
     const config = parseConfig(serverOptions, process.env);
-    const model = await loadModel(config);
+    const model = await loadScorer(config, values.model);
     const pieces = await cutPieces(model, options, io);
     const server = options.url === null ? await startServer(serverOptions) : runningServer(options.url);
     try {
-      const session = { server, pieces, options, stop, say: (text: string) => void io.stderr.write(text) };
+      const session = {
+        model: model.id,
+        server,
+        pieces,
+        options,
+        stop,
+        say: (text: string) => void io.stderr.write(text),
+      };
       const outcome = options.requests === null ? await saturate(session, config, model) : await fill(session);
       const result = {
         measuredAt: new Date().toISOString(),
@@ -148,18 +159,6 @@ function optionsOf(values: ParsedFlags<typeof FLAGS>['values']): Options {
     throw new UsageError(`--requests ${options.requests} is less than two a connection: lower --connections`);
   }
   return options;
-}
-
-async function loadModel(config: Config): Promise<ModelDescription> {
-  const only = config.modelList.length > 0 ? config.modelList : null;
-  const { models, refused } = await loadModels({ folder: config.models, only, precision: config.precision });
-  const [model] = models;
-  if (model !== undefined && models.length === 1) return model;
-  throw new CommandError(
-    model === undefined
-      ? `no model packages in ${config.models}${refused.map(({ id, reason }) => `; ${id}: ${reason}`).join('')}`
-      : `${models.length} packages in ${config.models}: name one with --model-list`,
-  );
 }
 
 /** Texts of about `length` tokens, with the ids that they have by themselves: at a cut the tokenizer may decide otherwise. */
@@ -202,7 +201,13 @@ async function saturate(session: Session, config: Config, model: ModelDescriptio
   };
   try {
     const residentIdleBytes = residentOf(await scrape(server.url));
-    const warming = await driveClosed({ url: server.url, pieces, connections, requests: 2 * connections });
+    const warming = await driveClosed({
+      url: server.url,
+      model: model.id,
+      pieces,
+      connections,
+      requests: 2 * connections,
+    });
     await warming.ended;
     const warm = warming.result;
     await runAlone(connections);
@@ -248,16 +253,20 @@ async function saturate(session: Session, config: Config, model: ModelDescriptio
   }
 }
 
-async function httpRound({ server, pieces, options }: Session, requests: number): Promise<HttpRound> {
+async function httpRound({ model, server, pieces, options }: Session, requests: number): Promise<HttpRound> {
   const before = await scrape(server.url);
   const cpuBefore = process.cpuUsage();
   const probe = new LivenessProbe(server.url, PROBE_EVERY_MS);
   probe.start();
   const clientLag = monitorEventLoopDelay({ resolution: 2 });
   clientLag.enable();
-  const driven = await driveClosed({ url: server.url, pieces, connections: options.connections, requests }).finally(
-    () => probe.stop(),
-  );
+  const driven = await driveClosed({
+    url: server.url,
+    model,
+    pieces,
+    connections: options.connections,
+    requests,
+  }).finally(() => probe.stop());
   clientLag.disable();
   const clientCpu = process.cpuUsage(cpuBefore);
   // Before autocannon has ended: the lag that it says is then that of the load, and not of a second without any.
@@ -300,7 +309,7 @@ function residentOf(samples: Scrape): number {
 
 /** The memory test: blocks of a thousand requests, the first of which warms. */
 async function fill(session: Session): Promise<Outcome> {
-  const { server, pieces, options, stop, say } = session;
+  const { model, server, pieces, options, stop, say } = session;
   const requests = options.requests as number;
   const block = Math.max(options.connections, Math.min(1000, Math.ceil(requests / 10)));
   const before = await scrape(server.url);
@@ -310,7 +319,13 @@ async function fill(session: Session): Promise<Outcome> {
   for (let done = 0; done + block <= requests; ) {
     if (stop.aborted) throw new Stopped();
     const start = await scrape(server.url);
-    const driven = await driveClosed({ url: server.url, pieces, connections: options.connections, requests: block });
+    const driven = await driveClosed({
+      url: server.url,
+      model,
+      pieces,
+      connections: options.connections,
+      requests: block,
+    });
     const load = driven.result;
     const end = await scrape(server.url);
     await driven.ended;

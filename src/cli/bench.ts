@@ -6,10 +6,11 @@ import { type Config, parseConfig } from '../config.js';
 import { startEngine } from '../engine/client.js';
 import type { ModelDescription } from '../models/description.js';
 import type { Manifest } from '../models/manifest.js';
-import { loadModels, packageFacts } from '../models/registry.js';
+import { packageFacts } from '../models/registry.js';
 import { loadTokenizer } from '../tokenize/tokenizer.js';
 import { nodeLoopBaselines, pytorchBaseline } from './bench-baselines.js';
 import { describeMachine } from './bench-machine.js';
+import { loadScorer } from './bench-model.js';
 import { renderReport, reportOf } from './bench-report.js';
 import { type Baseline, measureRounds } from './bench-rounds.js';
 import { equalSequences, goldenIds, mixedSequences } from './bench-sequences.js';
@@ -44,7 +45,7 @@ export const USAGE = `Usage: ponder-serve bench [FILE|-] [options]
 Measures tokens per second with adaptive depth against full depth, both in every round, on the text of FILE or, without
 one, on the package's own examples.
 
-  --model NAME       package to use; may be left out when there is one
+  --model NAME       package to use; may be left out when one of them scores text
   --length N         tokens of a sequence (default: 128)
   --sequences N      sequences of a round (default: 64)
   --rounds N         rounds; medians are quoted (default: 5)
@@ -87,7 +88,8 @@ export function run(
     if (more.length > 0) throw new UsageError(`one FILE at a time, not also ${more.join(' ')}`);
     const options = optionsOf(values, file);
     const config = { ...parseConfig(serverOptions, env), ...UNLIMITED };
-    const { model, manifest } = await loadModel(config, values.model);
+    const model = await loadScorer(config, values.model);
+    const { manifest } = await packageFacts(config.models, model.id);
     if (options.length > model.contextTokens - 1) {
       throw new UsageError(
         `--length ${options.length} exceeds what the model reads at once (${model.contextTokens - 1})`,
@@ -109,23 +111,6 @@ function optionsOf(values: Flags, file: string | null): Options {
     nodeLoop: values['node-loop'] !== undefined,
     pytorch: values.pytorch ?? null,
   };
-}
-
-async function loadModel(
-  config: Config,
-  name: string | undefined,
-): Promise<{ model: ModelDescription; manifest: Manifest }> {
-  const only = name !== undefined ? [name] : config.modelList.length > 0 ? config.modelList : null;
-  const { models, refused } = await loadModels({ folder: config.models, only, precision: config.precision });
-  const [model, ...others] = models;
-  if (model !== undefined && others.length === 0) {
-    return { model, manifest: (await packageFacts(config.models, model.id)).manifest };
-  }
-  if (model !== undefined) {
-    throw new UsageError(`which model? Choose one with --model: ${models.map(({ id }) => id).join(', ')}`);
-  }
-  const reasons = refused.map(({ id, reason }) => `cannot use ${id}: ${reason}`).join('; ');
-  throw new CommandError(reasons || `no model packages in ${config.models}: set --models`);
 }
 
 type BenchResult = Awaited<ReturnType<typeof bench>>;
