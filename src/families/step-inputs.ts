@@ -4,10 +4,13 @@ import type { Backend, ElementType, Tensor } from '../runtime/backend.js';
 export class StepInputs {
   private readonly tensors = new Map<string, { tensor: Tensor; capacity: number }>();
 
+  private released = false;
+
   constructor(private readonly backend: Backend) {}
 
   /** A tensor of this shape under this name; its previous contents may be gone. */
   take(name: string, type: ElementType, dims: readonly number[]): Tensor {
+    if (this.released) throw new Error('the inputs of a released model were used');
     const needed = dims.reduce((product, dim) => product * dim, 1);
     let entry = this.tensors.get(name);
     if (entry === undefined || entry.capacity < needed) {
@@ -31,6 +34,7 @@ export class StepInputs {
   }
 
   release(): void {
+    this.released = true;
     for (const { tensor } of this.tensors.values()) tensor.release();
     this.tensors.clear();
   }

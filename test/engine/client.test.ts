@@ -32,6 +32,7 @@ function start(t: TestContext, { queueLanesMax = 4, queueTokensMax = 100 } = {})
       threads: 1,
       spin: false,
       limits: { rowsMax: 64, lanesMax: 4, slotsMax: 64, finishRowsMax: 64 },
+      cacheRowsMax: 64,
       queueWaitMsMax: 1000,
       models: [describeModel({ id: 'a' }), describeModel({ id: 'b' })],
     },

@@ -7,7 +7,7 @@ import { after, before, test } from 'node:test';
 import { type Backend, type Graph, RuntimeFailure, type Tensor } from '../../src/runtime/backend.js';
 import { openOrtCapi } from '../../src/runtime/ort-capi.js';
 import { openOrtNode } from '../../src/runtime/ort-node.js';
-import { DOUBLE, doubling, FLOAT, onnxFile } from './tiny-graphs.js';
+import { DOUBLE, doubling, FLOAT, onnxFile } from './onnx-files.js';
 
 const folder = mkdtempSync(join(tmpdir(), 'ponder-graphs-'));
 const backends = new Map<Backend['name'], Backend>();
