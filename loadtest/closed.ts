@@ -4,11 +4,7 @@
  * thread stays responsive meanwhile, and what memory does. Client and server must agree on every request and every token.
  */
 import { mkdir, writeFile } from 'node:fs/promises';
-import { monitorEventLoopDelay } from 'node:perf_hooks';
-import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
-import { Helper } from '../src/cli/bench-child.js';
-import type { EngineMeasured } from '../src/cli/bench-engine.js';
 import { describeMachine } from '../src/cli/bench-machine.js';
 import { loadScorer } from '../src/cli/bench-model.js';
 import { goldenText } from '../src/cli/bench-sequences.js';
@@ -25,23 +21,14 @@ import {
   write,
 } from '../src/cli/command.js';
 import { readText } from '../src/cli/read-text.js';
-import { type Config, parseConfig } from '../src/config.js';
+import { parseConfig } from '../src/config.js';
 import type { ModelDescription } from '../src/models/description.js';
 import { loadTokenizer } from '../src/tokenize/tokenizer.js';
-import { driveClosed, type Piece, pieceOf } from './closed-load.js';
-import {
-  type ClosedRounds,
-  disagreements,
-  type HttpRound,
-  type MemoryPoint,
-  memoryTrend,
-  renderClosed,
-  renderMemory,
-  type ServerCounts,
-} from './closed-report.js';
-import type { EngineAloneRequest } from './engine-alone.js';
-import { LivenessProbe } from './liveness-probe.js';
-import { runningServer, type Scrape, type ServerUnderTest, scrape, startServer } from './server.js';
+import type { Piece } from './closed-load.js';
+import { fill } from './closed-memory.js';
+import { saturate } from './closed-rounds.js';
+import type { Options } from './closed-session.js';
+import { runningServer, startServer } from './server.js';
 
 const FLAGS = {
   model: 'value',
@@ -74,31 +61,8 @@ Every option of the server works too (--threads, --precision, --batch-rows-max; 
 client and server do not agree on every request and every token.
 `;
 
-const PROBE_EVERY_MS = 20;
-/** The server counts a request when its connection has taken the reply, which may be after the client has read it. */
-const COUNTED_WITHIN_MS = 2000;
 /** More texts repeat nothing sooner than any cache could notice. */
 const PIECES_MAX = 4096;
-
-interface Options {
-  readonly connections: number;
-  readonly seconds: number;
-  readonly rounds: number;
-  readonly length: number;
-  readonly requests: number | null;
-  readonly url: string | null;
-  readonly file: string | null;
-}
-
-interface Session {
-  /** Its name in requests. */
-  readonly model: string;
-  readonly server: ServerUnderTest;
-  readonly pieces: readonly Piece[];
-  readonly options: Options;
-  readonly stop: AbortSignal;
-  readonly say: (text: string) => void;
-}
 
 export function run(argv: string[], io: CommandIo, stop: AbortSignal = new AbortController().signal): Promise<number> {
   return runCommand('loadtest closed', io, async () => {
@@ -176,171 +140,6 @@ async function cutPieces(model: ModelDescription, { file, length }: Options, io:
   if (pieces.length === 0)
     throw new CommandError(`there is no text of ${length} tokens: give a longer --file, or lower --length`);
   return pieces;
-}
-
-interface Outcome {
-  readonly result: object;
-  readonly text: string;
-  readonly problems: readonly string[];
-}
-
-async function saturate(session: Session, config: Config, model: ModelDescription): Promise<Outcome> {
-  const { server, pieces, options, say } = session;
-  const { connections } = options;
-  const alone =
-    options.url === null
-      ? new Helper<EngineAloneRequest, EngineMeasured>(
-          new URL('./engine-alone.js', import.meta.url),
-          'the engine alone',
-        )
-      : null;
-  const runAlone = async (requests: number): Promise<EngineMeasured | null> => {
-    if (alone === null) return null;
-    const sequences = Array.from({ length: requests }, (_, k) => pieceOf(pieces, k).ids);
-    return alone.ask({ config, model, sequences, concurrency: connections });
-  };
-  try {
-    const residentIdleBytes = residentOf(await scrape(server.url));
-    const warming = await driveClosed({
-      url: server.url,
-      model: model.id,
-      pieces,
-      connections,
-      requests: 2 * connections,
-    });
-    await warming.ended;
-    const warm = warming.result;
-    await runAlone(connections);
-    const residentWarmBytes = residentOf(await scrape(server.url));
-    const requests = Math.max(connections, Math.round((warm.answers / warm.seconds) * options.seconds));
-    say(`${requests} requests a round\n`);
-    const http: HttpRound[] = [];
-    const engine: EngineMeasured[] = [];
-    const problems: string[] = [];
-    const steps = [
-      async () => {
-        const round = await httpRound(session, requests);
-        http.push(round);
-        problems.push(...disagreements(round.load, round.server, requests));
-        return `HTTP ${Math.round(round.load.tokens / round.load.seconds)} tokens/s`;
-      },
-      async () => {
-        const measured = await runAlone(requests);
-        if (measured !== null) engine.push(measured);
-        return measured === null ? '' : `engine alone ${Math.round(measured.tokens / measured.seconds)} tokens/s`;
-      },
-    ];
-    for (let i = 0; i < options.rounds; i++) {
-      for (const step of i % 2 === 0 ? steps : [...steps].reverse()) {
-        if (session.stop.aborted) throw new Stopped();
-        say(`round ${i + 1} of ${options.rounds}: ${await step()}\n`);
-      }
-    }
-    const residentPeakBytes = await server.peakBytes();
-    const rounds: ClosedRounds = {
-      readyMs: server.readyMs,
-      residentIdleBytes,
-      residentWarmBytes,
-      residentPeakBytes,
-      http,
-      engine,
-    };
-    const title = `${model.id} ${model.precision}, ${connections} connections, about ${options.length} tokens a text, ${requests} requests a round\n\n`;
-    const agree = problems.length === 0 ? 'client and server agree on every request and every token\n' : '';
-    return { result: { requests, ...rounds, problems }, text: `${title}${renderClosed(rounds)}${agree}`, problems };
-  } finally {
-    await alone?.end();
-  }
-}
-
-async function httpRound({ model, server, pieces, options }: Session, requests: number): Promise<HttpRound> {
-  const before = await scrape(server.url);
-  const cpuBefore = process.cpuUsage();
-  const probe = new LivenessProbe(server.url, PROBE_EVERY_MS);
-  probe.start();
-  const clientLag = monitorEventLoopDelay({ resolution: 2 });
-  clientLag.enable();
-  const driven = await driveClosed({
-    url: server.url,
-    model,
-    pieces,
-    connections: options.connections,
-    requests,
-  }).finally(() => probe.stop());
-  clientLag.disable();
-  const clientCpu = process.cpuUsage(cpuBefore);
-  // Before autocannon has ended: the lag that it says is then that of the load, and not of a second without any.
-  const after = await scrape(server.url);
-  const liveness = await probe.stop();
-  await driven.ended;
-  return {
-    load: driven.result,
-    liveness,
-    server: await settledCounts(server.url, before, after, requests),
-    eventLoopLagP99Ms: after.sum('nodejs_eventloop_lag_p99_seconds') * 1000,
-    eventLoopLagMaxMs: after.sum('nodejs_eventloop_lag_max_seconds') * 1000,
-    clientLagP99Ms: clientLag.percentile(99) / 1e6,
-    clientLagMaxMs: clientLag.max / 1e6,
-    residentBytes: residentOf(after),
-    serverCpuSeconds: after.sum('process_cpu_seconds_total') - before.sum('process_cpu_seconds_total'),
-    clientCpuSeconds: (clientCpu.user + clientCpu.system) / 1e6,
-  };
-}
-
-async function settledCounts(url: string, before: Scrape, after: Scrape, requests: number): Promise<ServerCounts> {
-  let counts = countsBetween(before, after);
-  for (let waitedMs = 0; counts.ok + counts.others < requests && waitedMs < COUNTED_WITHIN_MS; waitedMs += 50) {
-    await sleep(50);
-    counts = countsBetween(before, await scrape(url));
-  }
-  return counts;
-}
-
-function countsBetween(before: Scrape, after: Scrape): ServerCounts {
-  const grown = (name: string, ...labels: string[]) => after.sum(name, ...labels) - before.sum(name, ...labels);
-  const route = 'route="/v1/score"';
-  const ok = grown('ponder_requests_total', route, 'outcome="OK"');
-  return { ok, others: grown('ponder_requests_total', route) - ok, tokens: grown('ponder_tokens_total') };
-}
-
-function residentOf(samples: Scrape): number {
-  return samples.sum('process_resident_memory_bytes');
-}
-
-/** The memory test: blocks of a thousand requests, the first of which warms. */
-async function fill(session: Session): Promise<Outcome> {
-  const { model, server, pieces, options, stop, say } = session;
-  const requests = options.requests as number;
-  const block = Math.max(options.connections, Math.min(1000, Math.ceil(requests / 10)));
-  const before = await scrape(server.url);
-  const residentIdleBytes = residentOf(before);
-  const points: MemoryPoint[] = [];
-  const problems: string[] = [];
-  for (let done = 0; done + block <= requests; ) {
-    if (stop.aborted) throw new Stopped();
-    const start = await scrape(server.url);
-    const driven = await driveClosed({
-      url: server.url,
-      model,
-      pieces,
-      connections: options.connections,
-      requests: block,
-    });
-    const load = driven.result;
-    const end = await scrape(server.url);
-    await driven.ended;
-    problems.push(...disagreements(load, await settledCounts(server.url, start, end, block), block));
-    done += block;
-    points.push({ requests: done, residentBytes: residentOf(end) });
-    say(`${done} of ${requests} requests, ${Math.round(residentOf(end) / 2 ** 20)} MiB resident\n`);
-  }
-  const trend = memoryTrend(points);
-  const residentPeakBytes = await server.peakBytes();
-  return {
-    result: { residentIdleBytes, residentPeakBytes, memory: points, trend, problems },
-    text: renderMemory(points, trend),
-    problems,
-  };
 }
 
 async function save(json: string, measuredAt: string, io: CommandIo): Promise<void> {
