@@ -15,7 +15,7 @@ import { externalConstants } from '../runtime/onnx-files.js';
 import { goldenTexts, SHIPPED, shippedModel, spoiltModel } from '../shipped-package.js';
 
 const NEVER = new AbortController().signal;
-const LIMITED = { timeout: 30_000 };
+const LIMITED = { timeout: 60_000 };
 
 const SETUP = {
   backend: 'ort-capi',
