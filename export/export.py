@@ -23,7 +23,8 @@ ALIGNMENT = 64  # bytes; a cache line, so that no tensor starts in the middle of
 
 LICENCES = {
     "lm": "trained on English Wikipedia text, CC-BY-SA",
-    "translation": "trained on Tatoeba (CC-BY 2.0), WMT newstests, Multi30k, TED, BConTrasT, MLQE-PE and the texts of Debian packages (free licences)",
+    "translation": "trained on Tatoeba (CC-BY 2.0), WMT newstests, Multi30k, TED, BConTrasT, MLQE-PE "
+    "and the texts of Debian packages (free licences)",
 }
 
 TYPES = {

@@ -202,7 +202,8 @@ def ragged_attention(heads: int, d_head: int, keys_max: int) -> str:
       count1 = Shape <start = 0, end = 1> (groups)
       count = Squeeze (count1)
       nothing = SequenceEmpty <dtype = 1> ()
-      answers = Loop (count, go, nothing) <body = group (int64 i, bool go_in, seq(float[x, y]) before) => (bool go_out, seq(float[x, y]) after) {{
+      answers = Loop (count, go, nothing) <body = group
+        (int64 i, bool go_in, seq(float[x, y]) before) => (bool go_out, seq(float[x, y]) after) {{
         go_out = Identity (go_in)
         shapes = Gather (groups, i)
         query_shape, key_shape, visible_shape, answer_shape, query, query_end, key, key_end, n = Split <axis = 0> (shapes, parts)

@@ -28,6 +28,7 @@ import functions
 from quantise import dequantise, quantise
 from universal_transformer import sinusoid
 
+
 def fold(weights: dict[str, Tensor], prefix: str, config: dict) -> dict[str, Tensor]:
     """The stack's matrices as the graphs use them. LayerNorm's affine part moves into the next matrix
     (W (g x + b) = (W g) x + W b) and 1/sqrt(d_head) into the queries (a power of two: exact)."""
@@ -386,7 +387,8 @@ def build(graph: str, constants: dict[str, Tensor], used_functions: tuple[str, .
     """Parses a graph and attaches its functions. Constants are named in quotes in the text, since their names hold dots."""
     names = sorted(set(re.findall(r'"([a-z0-9.]+)"', graph)))
     text = re.sub(r'"([a-z0-9.]+)"', lambda m: m.group(1).replace(".", "__"), graph)
-    model = parser.parse_model(f'<ir_version: 10, opset_import: ["" : {functions.OPSET}, "{functions.DOMAIN}" : 1, "com.microsoft" : 1]>' + text)
+    opsets = f'"" : {functions.OPSET}, "{functions.DOMAIN}" : 1, "com.microsoft" : 1'
+    model = parser.parse_model(f"<ir_version: 10, opset_import: [{opsets}]>" + text)
     parsed = functions.parse(*used_functions)
     called = {node.op_type for node in model.graph.node} | {n.op_type for f in parsed for n in f.node}
     model.functions.extend(f for f in parsed if f.name in called)
