@@ -14,7 +14,7 @@ let graph: Graph;
 before(async () => {
   backend = openOrtCapi({ threads: 1, spin: false });
   const model = await shippedModel('int8');
-  graph = await backend.open(join(model.folder, model.graphs['begin']?.file as string));
+  graph = await backend.open(join(model.folder, model.graphs.begin?.file as string));
 });
 after(() => {
   graph.release();

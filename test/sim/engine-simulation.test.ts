@@ -5,7 +5,7 @@ import { withSeed } from '../seed.js';
 import { type Endings, randomScenario, Simulation } from './simulation.js';
 
 const SEED = 'PONDER_SIM_SEED';
-const COUNT = Number(process.env['PONDER_SIM_COUNT'] ?? 3000);
+const COUNT = Number(process.env.PONDER_SIM_COUNT ?? 3000);
 
 test('every job is answered once and as if it ran alone, limits hold in every step, and nothing is left behind', async () => {
   const replay = process.env[SEED];
