@@ -37,10 +37,13 @@ TYPES = {
 
 
 def write_weights(path: Path, constants: dict[str, Tensor]) -> dict[str, tuple[int, int]]:
-    """Writes the constants one after another; returns {name: (offset, bytes)}."""
+    """Writes the constants one after another; returns {name: (offset, bytes)}. Raises ValueError naming one that is not finite: the
+    maximum of a row ignores NaN, so a server would turn it into wrong scores."""
     places = {}
     with path.open("wb") as f:
         for name, tensor in sorted(constants.items()):
+            if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+                raise ValueError(f"{name} holds NaN or infinity")
             f.write(bytes(-f.tell() % ALIGNMENT))
             data = tensor.contiguous().numpy().tobytes()
             places[name] = (f.tell(), len(data))

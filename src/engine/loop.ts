@@ -1,10 +1,11 @@
 /**
- * The engine's loop: schedule -> run -> apply -> settle, one plan of one stage a turn, stages in rotation. It owns the jobs and
- * nothing else: which rows run is a scheduler's decision, how they run a family's; a stage joins the two.
+ * The engine's loop: schedule -> run -> apply -> settle, one plan of one stage a turn; the stage that has used the least time is next.
+ * It owns the jobs and nothing else: which rows run is a scheduler's decision, how they run a family's; a stage joins the two.
  *
  * Messages are taken between turns, so that a job submitted or aborted now is seen before the next step. Nothing here knows of
  * threads, ports or clocks: `worker.ts` wires them in, tests wire in their own.
  */
+import { FairShare } from '../scheduler/fair-share.js';
 import type { EngineTelemetry, FromEngine, Job, ToEngine } from './protocol.js';
 import type { Stage, StageGauges, StageTurn } from './stage.js';
 
@@ -30,36 +31,47 @@ interface JobState {
 
 export class EngineLoop {
   private readonly jobs = new Map<number, JobState>();
+  private readonly share: FairShare;
   private draining = false;
   private reportedAtMs = 0;
   private unreported = false;
 
-  constructor(private readonly deps: LoopDeps) {}
+  constructor(private readonly deps: LoopDeps) {
+    this.share = new FairShare(deps.stages.length);
+  }
 
   /** Runs until a drain has emptied the engine. Rejects when a graph fails: what the pools then hold is unknown. */
   async run(): Promise<void> {
     for (;;) {
       // Here too: an engine whose packages were all refused must still hear of a drain.
       this.takeMessages();
-      let worked = false;
-      for (const stage of this.deps.stages) {
-        this.expire(stage);
-        const startMs = this.deps.now();
-        const turn = await stage.turn(this.deps.now);
-        if (turn === null) continue;
-        worked = true;
-        this.settle(turn, startMs);
-        this.report(false);
-        this.takeMessages();
-      }
+      for (const stage of this.deps.stages) this.expire(stage);
+      const worked = await this.turn();
+      this.report(!worked);
       if (worked) continue;
-      this.report(true);
       if (this.draining && this.jobs.size === 0) {
         this.deps.post({ type: 'drained' }, []);
         return;
       }
       await this.deps.wait();
     }
+  }
+
+  /** Runs one plan of the first stage that has one; false: none has. */
+  private async turn(): Promise<boolean> {
+    const { stages, now } = this.deps;
+    for (const i of this.share.order()) {
+      const startMs = now();
+      const turn = await (stages[i] as Stage).turn(now);
+      if (turn === null) {
+        this.share.rest(i);
+        continue;
+      }
+      this.share.charge(i, now() - startMs);
+      this.settle(turn, startMs);
+      return true;
+    }
+    return false;
   }
 
   private takeMessages(): void {

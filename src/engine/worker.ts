@@ -53,10 +53,12 @@ async function openModel(backend: Backend, model: ModelDescription, setup: Worke
     }
     case 'translate': {
       const decoder = { rowsMax: limits.rowsMax, cacheRowsMax };
+      // Half the rows of a step: what waits behind an encoder step are the tokens of translations under way.
+      const encoder = { ...limits, rowsMax: Math.max(model.contextTokens, Math.floor(limits.rowsMax / 2)) };
       const stage = (family: Translation) =>
         new TranslateStage(
           { id, maxSteps, bosId, eosId, family },
-          { encoder: limits, memoryRowsMax: limits.slotsMax, decoder },
+          { encoder, memoryRowsMax: limits.slotsMax, decoder },
         );
       const family = await Translation.open(backend, model, {
         encoderSlots: limits.slotsMax,
