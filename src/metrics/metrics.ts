@@ -1,7 +1,8 @@
 /**
  * THE metrics table: every series of the server, declared once with its unit and buckets. `observe.ts` turns events into
  * values; sizes are pulled when a scraper asks. Names: prefix `ponder_`, `_total` on counters, `_seconds` for durations.
- * Labels are model, route, outcome and stage, all from closed sets: nothing that a client sends becomes a label.
+ * Labels are model, stage (score, encoder, decoder), phase (of a request), route, outcome and finished_reason, all from closed
+ * sets: nothing that a client sends becomes a label.
  */
 import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from 'prom-client';
 import { TalliedHistogram } from './tallied-histogram.js';
@@ -18,6 +19,9 @@ export interface MetricOptions {
   /** Node's own metrics (memory, CPU, event loop, garbage collection); they observe the whole process until it ends. */
   readonly processMetrics: boolean;
 }
+
+/** Each stack of a model has its own series: the one that scores, the encoder, the decoder. */
+const STACK = ['model', 'stage'] as const;
 
 /** Steps 1 ... 16; deeper ones count as +Inf. */
 const STEP_BOUNDS = Array.from({ length: 16 }, (_, i) => i + 1);
@@ -48,6 +52,7 @@ export function createMetrics(sources: MetricSources, options: MetricOptions) {
         this.set(read());
       },
     });
+  const latencyBuckets = options.latencyBucketsMs.map((ms) => ms / 1000);
   const tallied = (name: string, help: string, bounds: readonly number[]): TalliedHistogram =>
     new TalliedHistogram(name, help, bounds, registry);
 
@@ -58,15 +63,37 @@ export function createMetrics(sources: MetricSources, options: MetricOptions) {
       'Requests by route and outcome: OK or an error code. Route "none": no such path, or not HTTP.',
       ['route', 'outcome'],
     ),
-    requestsInWork: pulled('ponder_requests_in_work', 'Scoring requests past the door.', sources.requestsInWork),
+    requestsInWork: pulled('ponder_requests_in_work', 'Requests past the door.', sources.requestsInWork),
     requestSeconds: new Histogram({
       name: 'ponder_request_duration_seconds',
-      help: 'Latency of scored requests by stage: tokenize, queue (until the first step), compute, total.',
-      labelNames: ['model', 'stage'] as const,
-      buckets: options.latencyBucketsMs.map((ms) => ms / 1000),
+      help: 'Latency of answered requests by phase: tokenize, queue (until the first step), compute, total.',
+      labelNames: ['model', 'phase'] as const,
+      buckets: latencyBuckets,
       registers,
     }),
     tokens: counter('ponder_tokens_total', 'Tokens scored in replies.', ['model']),
+
+    // Translation
+    firstTokenSeconds: new Histogram({
+      name: 'ponder_time_to_first_token_seconds',
+      help: 'From the arrival of a translation request until its first token was decided.',
+      labelNames: ['model'] as const,
+      buckets: latencyBuckets,
+      registers,
+    }),
+    outputTokenSeconds: new Histogram({
+      name: 'ponder_time_per_output_token_seconds',
+      help: 'Time of a translation request after its first token, per further token of its replies.',
+      labelNames: ['model'] as const,
+      buckets: latencyBuckets,
+      registers,
+    }),
+    sourceTokens: counter('ponder_source_tokens_total', 'Tokens of translated text.', ['model']),
+    generationTokens: counter('ponder_generation_tokens_total', 'Tokens of translations in replies.', ['model']),
+    sentences: counter('ponder_sentences_total', 'Sentences translated, by why their translation ended.', [
+      'model',
+      'finished_reason',
+    ]),
 
     // Depth
     stepsPerToken: tallied('ponder_steps_per_token', 'Ponder steps of the tokens in replies.', STEP_BOUNDS),
@@ -76,44 +103,42 @@ export function createMetrics(sources: MetricSources, options: MetricOptions) {
       STEP_BOUNDS,
     ),
     remainder: tallied('ponder_remainder', 'Remainder of halted positions.', TENTH_BOUNDS),
-    positionSteps: counter('ponder_position_steps_total', 'Steps computed, summed over positions.', ['model']),
+    positionSteps: counter('ponder_position_steps_total', 'Steps computed, summed over positions.', STACK),
     positionStepsSaved: counter(
       'ponder_position_steps_saved_total',
       "Steps that halted positions did not take, up to the model's maximum.",
-      ['model'],
+      STACK,
     ),
-    keyRenewals: counter('ponder_key_renewals_total', 'Halted positions whose keys and values were renewed.', [
-      'model',
-    ]),
+    keyRenewals: counter('ponder_key_renewals_total', 'Halted positions whose keys and values were renewed.', STACK),
     realisedBoundShare: gauge(
       'ponder_realised_bound_share',
       'Realised share of the depth bound since start: (fixed cost / adaptive cost) / (maximum / mean depth), by rows.',
-      ['model'],
+      STACK,
     ),
 
     // Engine
-    steps: counter('ponder_engine_steps_total', 'Steps of the depth loop.', ['model']),
-    computeSeconds: counter('ponder_engine_compute_seconds_total', 'Time in the graphs.', ['model']),
-    hostSeconds: counter('ponder_engine_host_seconds_total', 'Time between the graphs: scheduling, settling.', [
-      'model',
-    ]),
+    steps: counter('ponder_engine_steps_total', 'Steps of the depth loop.', STACK),
+    computeSeconds: counter('ponder_engine_compute_seconds_total', 'Time in the graphs.', STACK),
+    hostSeconds: counter('ponder_engine_host_seconds_total', 'Time between the graphs: scheduling, settling.', STACK),
     activeRows: new Histogram({
       name: 'ponder_active_rows_per_step',
       help: 'Rows computed in full in one step.',
-      labelNames: ['model'] as const,
+      labelNames: STACK,
       buckets: ROW_BOUNDS,
       registers,
     }),
-    keysUseful: counter('ponder_attention_keys_useful_total', 'Keys that attention was asked for.', ['model']),
+    keysUseful: counter('ponder_attention_keys_useful_total', 'Keys that attention was asked for.', STACK),
     keysComputed: counter(
       'ponder_attention_keys_computed_total',
       'Keys that attention computed; what exceeds the useful ones is padding.',
-      ['model'],
+      STACK,
     ),
     lanesWaiting: gauge('ponder_lanes_waiting', 'Sequences waiting for their first step.', []),
     lanesRunning: gauge('ponder_lanes_running', 'Sequences in the depth loop.', []),
     slotsUsed: gauge('ponder_slots_used', 'Positions whose state is held.', []),
     slotsTotal: gauge('ponder_slots_total', 'Positions whose state can be held.', []),
+    cacheRowsUsed: gauge('ponder_cache_rows_used', "Rows of the decoders' key and value caches in use.", []),
+    cacheRowsTotal: gauge('ponder_cache_rows_total', "Rows of the decoders' key and value caches.", []),
     engineReady: pulled('ponder_engine_ready', '1 when the engine takes requests.', () =>
       sources.engineReady() ? 1 : 0,
     ),

@@ -1,28 +1,46 @@
 /** Event -> metric: what the engine reports and how requests end. */
-import type { EngineTelemetry, StageTelemetry } from '../engine/protocol.js';
+import type { EngineTelemetry, StageName, StageTelemetry } from '../engine/protocol.js';
 import type { ErrorCode } from '../errors.js';
 import type { Metrics } from './metrics.js';
 
 /**
  * Cost of a row that only renews its keys and values, in active rows. With width d and a feed-forward of 4d, an active row
- * multiplies by 4 d^2 (query, key, value, output) + 8 d^2 (feed-forward) weights, a renewed one by 2 d^2: 2 / 12.
+ * multiplies by 4 d^2 (query, key, value, output) + 8 d^2 (feed-forward) weights, a renewed one by 2 d^2: 2 / 12. The decoder's
+ * active rows also look at the source (query and output, 2 d^2): 2 / 14.
  */
-export const RENEWED_ROW_COST = 1 / 6;
+export const RENEWED_ROW_COST: Readonly<Record<StageName, number>> = { score: 1 / 6, encoder: 1 / 6, decoder: 1 / 7 };
 
-/** A scoring request that was answered. */
-export interface ScoredRequest {
+interface AnsweredRequest {
   readonly model: string;
-  readonly tokens: number;
-  /** Tokens by steps; the index is the number of steps. */
-  readonly histogram: readonly number[];
   readonly queueMs: number;
   readonly tokenizeMs: number;
   readonly computeMs: number;
   readonly totalMs: number;
 }
 
+/** A scoring request that was answered. */
+export interface ScoredRequest extends AnsweredRequest {
+  readonly tokens: number;
+  /** Tokens by steps; the index is the number of steps. */
+  readonly histogram: readonly number[];
+}
+
+/** A translation request that was answered. */
+export interface TranslatedRequest extends AnsweredRequest {
+  readonly sourceTokens: number;
+  readonly targetTokens: number;
+  /** Of each sentence. */
+  readonly finishReasons: readonly ('stop' | 'length' | 'repetition')[];
+  /** Positions by steps, of each text. */
+  readonly encoderHistograms: readonly (readonly number[])[];
+  readonly decoderHistograms: readonly (readonly number[])[];
+  /** From the arrival of the request to the first token, and from there to the last. */
+  readonly firstTokenMs: number;
+  readonly furtherTokensMs: number;
+}
+
 export class Observer {
-  /** Per model: steps of the positions that halted, and the rows that were computed, in active rows. */
+  /** Per stack: steps of the positions that halted, and the rows that were computed, in active rows. */
   readonly #depth = new Map<string, { steps: number; rows: number }>();
 
   constructor(private readonly metrics: Metrics) {}
@@ -32,34 +50,62 @@ export class Observer {
     this.metrics.requests.inc({ route: route ?? 'none', outcome });
   }
 
-  scored({ model, tokens, histogram, ...times }: ScoredRequest): void {
-    const { requestSeconds, stepsPerToken } = this.metrics;
-    this.metrics.tokens.inc({ model }, tokens);
-    stepsPerToken.add(model, histogram.slice(1), weightedSum(histogram));
-    requestSeconds.observe({ model, stage: 'queue' }, times.queueMs / 1000);
-    requestSeconds.observe({ model, stage: 'tokenize' }, times.tokenizeMs / 1000);
-    requestSeconds.observe({ model, stage: 'compute' }, times.computeMs / 1000);
-    requestSeconds.observe({ model, stage: 'total' }, times.totalMs / 1000);
+  scored({ tokens, histogram, ...answered }: ScoredRequest): void {
+    this.metrics.tokens.inc({ model: answered.model }, tokens);
+    this.#steps(answered.model, 'score', [histogram]);
+    this.#latency(answered);
+  }
+
+  translated({ sourceTokens, targetTokens, ...request }: TranslatedRequest): void {
+    const { metrics } = this;
+    const { model } = request;
+    metrics.sourceTokens.inc({ model }, sourceTokens);
+    metrics.generationTokens.inc({ model }, targetTokens);
+    for (const finished_reason of request.finishReasons) metrics.sentences.inc({ model, finished_reason });
+    this.#steps(model, 'encoder', request.encoderHistograms);
+    this.#steps(model, 'decoder', request.decoderHistograms);
+    this.#latency(request);
+    // A request that held nothing to translate has no first token; one with a single token has no further ones.
+    if (request.firstTokenMs > 0) metrics.firstTokenSeconds.observe({ model }, request.firstTokenMs / 1000);
+    if (targetTokens > 1) {
+      metrics.outputTokenSeconds.observe({ model }, request.furtherTokensMs / 1000 / (targetTokens - 1));
+    }
+  }
+
+  #steps(model: string, stage: StageName, histograms: readonly (readonly number[])[]): void {
+    for (const histogram of histograms) {
+      this.metrics.stepsPerToken.add({ model, stage }, histogram.slice(1), weightedSum(histogram));
+    }
+  }
+
+  #latency({ model, queueMs, tokenizeMs, computeMs, totalMs }: AnsweredRequest): void {
+    const { requestSeconds } = this.metrics;
+    requestSeconds.observe({ model, phase: 'queue' }, queueMs / 1000);
+    requestSeconds.observe({ model, phase: 'tokenize' }, tokenizeMs / 1000);
+    requestSeconds.observe({ model, phase: 'compute' }, computeMs / 1000);
+    requestSeconds.observe({ model, phase: 'total' }, totalMs / 1000);
   }
 
   telemetry(report: EngineTelemetry): void {
-    const { lanesWaiting, lanesRunning, slotsUsed, slotsTotal } = this.metrics;
+    const { lanesWaiting, lanesRunning, slotsUsed, slotsTotal, cacheRowsUsed, cacheRowsTotal } = this.metrics;
     lanesWaiting.set(report.lanesWaiting);
     lanesRunning.set(report.lanesRunning);
     slotsUsed.set(report.slotsUsed);
     slotsTotal.set(report.slotsTotal);
+    cacheRowsUsed.set(report.cacheRowsUsed);
+    cacheRowsTotal.set(report.cacheRowsTotal);
     for (const stage of report.stages) this.#stage(stage);
   }
 
   #stage(report: StageTelemetry): void {
     const { metrics } = this;
-    const labels = { model: report.model };
+    const labels = { model: report.model, stage: report.stage };
     const maxSteps = report.haltedAtStep.length - 1;
     const halted = report.haltedAtStep.reduce((sum, count) => sum + count, 0);
     const haltedSteps = weightedSum(report.haltedAtStep);
 
-    metrics.haltingStep.add(report.model, report.haltedAtStep.slice(1), haltedSteps);
-    metrics.remainder.add(report.model, report.remainderTenths, report.remainderSum);
+    metrics.haltingStep.add(labels, report.haltedAtStep.slice(1), haltedSteps);
+    metrics.remainder.add(labels, report.remainderTenths, report.remainderSum);
     metrics.positionSteps.inc(labels, report.activeRows);
     metrics.positionStepsSaved.inc(labels, halted * maxSteps - haltedSteps);
     metrics.keyRenewals.inc(labels, report.renewedRows);
@@ -70,10 +116,11 @@ export class Observer {
     metrics.keysComputed.inc(labels, report.keysComputed);
     for (const rows of report.rowsPerStep) metrics.activeRows.observe(labels, rows);
 
-    const depth = this.#depth.get(report.model) ?? { steps: 0, rows: 0 };
+    const stack = `${report.stage} ${report.model}`;
+    const depth = this.#depth.get(stack) ?? { steps: 0, rows: 0 };
     depth.steps += haltedSteps;
-    depth.rows += report.activeRows + report.renewedRows * RENEWED_ROW_COST;
-    this.#depth.set(report.model, depth);
+    depth.rows += report.activeRows + report.renewedRows * RENEWED_ROW_COST[report.stage];
+    this.#depth.set(stack, depth);
     if (depth.rows > 0) metrics.realisedBoundShare.set(labels, realisedBoundShare(depth.steps, depth.rows));
   }
 }
