@@ -5,6 +5,7 @@ import { startEngine } from '../engine/client.js';
 import type { Engine } from '../engine/engine.js';
 import { Admission } from '../http/admission.js';
 import { type App, buildApp } from '../http/app.js';
+import { guessingDetector, loadLanguageDetector } from '../http/language-detector.js';
 import { createMetrics } from '../metrics/metrics.js';
 import { Observer } from '../metrics/observe.js';
 import type { ModelDescription, RefusedModel } from '../models/description.js';
@@ -80,11 +81,13 @@ async function start(config: Config, world: ServeDependencies): Promise<Server> 
     },
     { latencyBucketsMs: config.latencyBucketsMs, processMetrics: true },
   );
+  const translates = engine.models().some(({ task }) => task === 'translate');
   const app = await buildApp({
     config,
     engine,
     admission,
     tokenizers,
+    detector: translates ? await loadLanguageDetector() : guessingDetector,
     refused: allRefused,
     metrics,
     observer: new Observer(metrics),
@@ -109,7 +112,7 @@ async function load(config: Config, world: ServeDependencies): Promise<Loaded> {
   const tokenizers = new Map<string, Tokenizer>();
   for (const model of found.models) {
     try {
-      tokenizers.set(model.id, await world.loadTokenizer(model.folder));
+      tokenizers.set(model.id, await world.loadTokenizer(model.folder, model.vocabularySize));
       models.push(model);
     } catch (error) {
       refused.push({ id: model.id, reason: error instanceof Error ? error.message : String(error) });

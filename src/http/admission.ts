@@ -2,6 +2,7 @@
  * The door: what the server refuses before it costs anything, and what a request holds while it is inside. Counts are taken on
  * the main thread; the engine has limits of its own for lanes and tokens.
  */
+import type { FastifyRequest } from 'fastify';
 import type { Config } from '../config.js';
 import type { Engine } from '../engine/engine.js';
 import { ServerError } from '../errors.js';
@@ -49,6 +50,17 @@ export class Admission {
     if (state !== 'ready') {
       throw new ServerError('NOT_READY', `the engine is ${state}${reason ? ` (${reason})` : ''}: retry shortly`);
     }
+  }
+
+  /**
+   * For the hook that runs before the body is read: a server that can't serve must not receive megabytes first.
+   * @throws ServerError NOT_READY, DRAINING, PAYLOAD_TOO_LARGE or QUEUE_FULL
+   */
+  admitBody({ headers, exit }: Pick<FastifyRequest, 'headers' | 'exit'>): void {
+    this.assertReady();
+    const declared = headers['content-length'];
+    const bytes = declared === undefined ? null : Number(declared);
+    if (bytes !== 0) exit.hold(this.takeBody(bytes));
   }
 
   /**

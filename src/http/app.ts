@@ -35,14 +35,17 @@ import {
   toServerError,
 } from './errors.js';
 import { parseJsonBody } from './json-body.js';
+import type { LanguageDetector } from './language-detector.js';
 import type { ModelTable } from './model-table.js';
 import { RequestExit } from './request-exit.js';
 import { RouteTable } from './route-table.js';
 import { documentRoutes } from './routes/documents.js';
 import { healthRoutes } from './routes/health.js';
 import { infoRoutes } from './routes/info.js';
+import { libreTranslateRoutes } from './routes/libretranslate.js';
 import { modelRoutes } from './routes/models.js';
 import { scoreRoutes } from './routes/score.js';
+import { translateRoutes } from './routes/translate.js';
 
 export interface AppDeps {
   readonly config: Config;
@@ -52,6 +55,8 @@ export interface AppDeps {
   readonly tokenizers: ReadonlyMap<string, Tokenizer>;
   /** Packages that are not served, with the reason. */
   readonly refused: () => readonly RefusedModel[];
+  /** For `source: auto` of LibreTranslate's contract. */
+  readonly detector: LanguageDetector;
   readonly metrics: Metrics;
   readonly observer: Observer;
   readonly logger: NonNullable<FastifyServerOptions['logger']>;
@@ -97,9 +102,12 @@ export async function buildApp(deps: AppDeps): Promise<App> {
     assertHost(request.raw);
     if (admission.draining) reply.header('connection', 'close');
   });
-  // A client that stops reading its reply would hold it, and its permit, for as long as it likes.
+  // A client that stops reading its reply would hold it, and its permit, for as long as it likes. A stream of events may also
+  // be silent because the next sentence takes its time: then nothing waits to be read.
   app.addHook('onSend', async (_request, reply) => {
-    reply.raw.setTimeout(config.replyStallMsMax, () => reply.raw.destroy());
+    reply.raw.setTimeout(config.replyStallMsMax, () => {
+      if (reply.raw.writableLength > 0) reply.raw.destroy();
+    });
   });
   app.setErrorHandler((error, request, reply) => fail(error, request, reply, config));
   app.setNotFoundHandler(async (request, reply) => {
@@ -122,10 +130,12 @@ export async function buildApp(deps: AppDeps): Promise<App> {
 
   const models: ModelTable = { served: () => engine.models(), refused: deps.refused };
   scoreRoutes(app, deps, models);
-  modelRoutes(app, models);
+  translateRoutes(app, deps, models);
+  modelRoutes(app, deps, models);
   infoRoutes(app, deps, models);
   healthRoutes(app, deps, models);
   documentRoutes(app, deps);
+  await app.register(async (scope) => libreTranslateRoutes(scope as App, deps, models));
 
   const stopTelemetry = engine.onTelemetry((report) => deps.observer.telemetry(report));
   app.addHook('onClose', async () => stopTelemetry());

@@ -8,6 +8,7 @@ import type { Socket } from 'node:net';
 import type { FastifyError, FastifyReply, FastifyRequest } from 'fastify';
 import { errorBody, ServerError } from '../errors.js';
 import { bodyTooLarge } from './admission.js';
+import { LIBRETRANSLATE_PATHS, libreTranslateStatus } from './libretranslate.js';
 import type { RouteTable } from './route-table.js';
 import { explainValidation, shorten } from './validation.js';
 
@@ -21,7 +22,7 @@ export function unsupportedMediaType(what: string): ServerError {
 export function toServerError(error: unknown, request: FastifyRequest, bodyBytesMax: number): ServerError {
   if (error instanceof ServerError) return error;
   const { code, validation, statusCode = 500 } = error as Partial<FastifyError>;
-  if (validation !== undefined) return explainValidation(validation, request.body);
+  if (validation !== undefined) return explainValidation(validation, request.body, request.routeOptions.schema?.body);
   switch (code) {
     case 'FST_ERR_CTP_BODY_TOO_LARGE':
       return bodyTooLarge(bodyBytesMax);
@@ -47,17 +48,23 @@ export function toServerError(error: unknown, request: FastifyRequest, bodyBytes
   );
 }
 
+/** In our one shape, or on LibreTranslate's paths in the one its clients read. */
 export function sendError(reply: FastifyReply, error: ServerError): FastifyReply {
   if (error.retryAfterSeconds !== null) reply.header('retry-after', String(error.retryAfterSeconds));
+  const plain = LIBRETRANSLATE_PATHS.has(pathOf(reply.request));
   return reply
-    .code(error.status)
+    .code(plain ? libreTranslateStatus(error) : error.status)
     .type('application/json; charset=utf-8')
-    .send(JSON.stringify(errorBody(error)));
+    .send(JSON.stringify(plain ? { error: error.message } : errorBody(error)));
+}
+
+function pathOf({ url }: FastifyRequest): string {
+  return url.split('?', 1)[0] ?? '';
 }
 
 /** The path is served with other methods (405), or not at all (404). */
 export function notFound(request: FastifyRequest, reply: FastifyReply, routes: RouteTable): ServerError {
-  const path = request.url.split('?', 1)[0] ?? '';
+  const path = pathOf(request);
   const allowed = routes.methodsOf(path);
   const method = request.method;
   // A method that is allowed but was not found is a file that /docs does not have.

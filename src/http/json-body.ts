@@ -14,16 +14,20 @@ export async function parseJsonBody(request: FastifyRequest, body: Buffer): Prom
   if (body.length === 0) {
     throw new ServerError('MALFORMED_JSON', 'the body is empty: send a JSON object with the field input');
   }
-  let text: string;
-  try {
-    text = utf8.decode(body);
-  } catch {
-    throw new ServerError('MALFORMED_JSON', 'the body is not valid UTF-8: encode it as UTF-8');
-  }
+  const text = parseUtf8(body);
   try {
     return JSON.parse(text);
   } catch (error) {
     throw new ServerError('MALFORMED_JSON', `the body is not valid JSON${placeOf(error)}: correct it`);
+  }
+}
+
+/** @throws ServerError MALFORMED_JSON */
+export function parseUtf8(body: Buffer): string {
+  try {
+    return utf8.decode(body);
+  } catch {
+    throw new ServerError('MALFORMED_JSON', 'the body is not valid UTF-8: encode it as UTF-8');
   }
 }
 

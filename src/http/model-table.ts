@@ -8,21 +8,69 @@ export interface ModelTable {
   readonly refused: () => readonly RefusedModel[];
 }
 
-/**
- * The model of that name; without a name, the only one.
- * @throws ServerError UNKNOWN_MODEL, or INVALID_REQUEST when a name is needed
- */
-export function modelNamed(models: ModelTable, name: string | undefined): ModelDescription {
-  const served = models.served();
-  const names = served.map(({ id }) => id).join(', ');
-  if (name === undefined) {
-    const [only, ...others] = served;
-    if (only !== undefined && others.length === 0) return only;
-    throw new ServerError('INVALID_REQUEST', `model is required: one of ${names}`, 'model');
-  }
-  const model = served.find(({ id }) => id === name);
+type Task = ModelDescription['task'];
+
+const CAN: Readonly<Record<Task, string>> = {
+  score: 'scores text (POST /v1/score)',
+  translate: 'translates (POST /v1/translate)',
+};
+
+/** @throws ServerError UNKNOWN_MODEL */
+export function modelNamed(models: ModelTable, name: string): ModelDescription {
+  const model = models.served().find(({ id }) => id === name);
   if (model !== undefined) return model;
   const refusal = models.refused().find(({ id }) => id === name);
   const reason = refusal === undefined ? 'is not served' : `was refused (${refusal.reason})`;
-  throw new ServerError('UNKNOWN_MODEL', `model '${shorten(name)}' ${reason}: use one of ${names}`, 'model');
+  const message = `model '${shorten(name)}' ${reason}: use one of ${namesOf(models.served())}`;
+  throw new ServerError('UNKNOWN_MODEL', message, 'model');
+}
+
+/**
+ * The model of that name; without a name, the only one that has the task.
+ * @throws ServerError UNKNOWN_MODEL, or INVALID_REQUEST when a name is needed or that model has another task
+ */
+export function modelFor(task: Task, models: ModelTable, name: string | undefined): ModelDescription {
+  const able = models.served().filter((model) => model.task === task);
+  if (name !== undefined) {
+    const model = modelNamed(models, name);
+    if (model.task === task) return model;
+    const others = able.length === 0 ? 'no model served can' : `use one of ${namesOf(able)}`;
+    const message = `model '${model.id}' ${CAN[model.task]}; to ${task}, ${others}`;
+    throw new ServerError('INVALID_REQUEST', message, 'model');
+  }
+  const [only, ...others] = able;
+  if (only === undefined) {
+    throw new ServerError('UNKNOWN_MODEL', `no model that ${CAN[task]} is served: GET /v1/models lists those that are`);
+  }
+  if (others.length === 0) return only;
+  throw new ServerError('INVALID_REQUEST', `model is required: one of ${namesOf(able)}`, 'model');
+}
+
+/**
+ * The model that translates from `source` into `target`; either may be left out where one model remains.
+ * @throws ServerError as `modelFor`, and INVALID_REQUEST with the pairs when no model has this one
+ */
+export function translationModel(
+  models: ModelTable,
+  { model, source, target }: { readonly model?: string; readonly source?: string; readonly target?: string },
+): ModelDescription {
+  const able = models.served().filter(({ task }) => task === 'translate');
+  const candidates = model === undefined ? able : [modelFor('translate', models, model)];
+  const fitting = candidates.filter(
+    ({ language, targetLanguage }) =>
+      (source === undefined || source === language) && (target === undefined || target === targetLanguage),
+  );
+  const [only, ...others] = fitting;
+  if (only !== undefined && others.length === 0) return only;
+  if (only !== undefined || candidates.length === 0) {
+    return modelFor('translate', { ...models, served: () => fitting }, model);
+  }
+  const wrong = source !== undefined && !candidates.some(({ language }) => language === source) ? 'source' : 'target';
+  const asked = `${shorten(source ?? 'any language')} to ${shorten(target ?? 'any language')}`;
+  const pairs = new Set(candidates.map(({ language, targetLanguage }) => `${language} to ${targetLanguage}`));
+  throw new ServerError('INVALID_REQUEST', `${asked} is not served: the pairs are ${[...pairs].join(', ')}`, wrong);
+}
+
+function namesOf(models: readonly ModelDescription[]): string {
+  return models.map(({ id }) => id).join(', ');
 }

@@ -9,33 +9,45 @@ export const TOP_LOGPROBS_MAX = 20;
 
 const Nullable = <T extends TSchema>(schema: T) => Type.Union([schema, Type.Null()]);
 
+/** What `input` of a scoring request may be, in the words of errors. */
+export const SCORE_INPUT_ALLOWED = 'a text, a list of texts, a list of token ids, or a list of lists of token ids';
+
+/** What one position may spend. */
+export const budgetFields = {
+  max_steps: Type.Optional(
+    Type.Integer({
+      minimum: 1,
+      description:
+        "Step at which every position still running is stopped; default and upper limit: the model's maximum.",
+    }),
+  ),
+  min_steps: Type.Optional(
+    Type.Integer({ minimum: 1, description: 'No position halts before this step; default 1, at most max_steps.' }),
+  ),
+  threshold: Type.Optional(
+    Type.Number({
+      exclusiveMinimum: 0,
+      maximum: 1,
+      description: "Sum of halting probabilities above which a position halts; default: the model's own.",
+    }),
+  ),
+};
+
+export const DeadlineMs = Type.Optional(
+  Type.Integer({ minimum: 1, description: 'The request is given up with 504 when it takes longer than this.' }),
+);
+
 export const ScoreBody = Type.Object(
   {
     input: Type.Union(
       [Type.String(), Type.Array(Type.String()), Type.Array(Type.Integer()), Type.Array(Type.Array(Type.Integer()))],
       { description: 'A text, a list of texts, a list of token ids, or a list of lists of token ids.' },
     ),
-    model: Type.Optional(Type.String({ description: 'Name of the model; may be left out when only one is served.' })),
-    max_steps: Type.Optional(
-      Type.Integer({
-        minimum: 1,
-        description:
-          "Step at which every position still running is stopped; default and upper limit: the model's maximum.",
-      }),
+    model: Type.Optional(
+      Type.String({ description: 'Name of the model; may be left out when only one that scores is served.' }),
     ),
-    min_steps: Type.Optional(
-      Type.Integer({ minimum: 1, description: 'No position halts before this step; default 1, at most max_steps.' }),
-    ),
-    threshold: Type.Optional(
-      Type.Number({
-        exclusiveMinimum: 0,
-        maximum: 1,
-        description: "Sum of halting probabilities above which a position halts; default: the model's own.",
-      }),
-    ),
-    deadline_ms: Type.Optional(
-      Type.Integer({ minimum: 1, description: 'The request is given up with 504 when it takes longer than this.' }),
-    ),
+    ...budgetFields,
+    deadline_ms: DeadlineMs,
     top_logprobs: Type.Optional(
       Type.Integer({
         minimum: 0,
@@ -120,15 +132,15 @@ const Usage = Type.Object(
 );
 export type Usage = Static<typeof Usage>;
 
-const Timing = Type.Object(
-  {
-    queue_ms: Type.Number(),
-    tokenize_ms: Type.Number(),
-    compute_ms: Type.Number(),
-    total_ms: Type.Number({ description: 'From the arrival of the headers until the reply was ready to be written.' }),
-  },
-  { additionalProperties: false, description: 'Also sent as the Server-Timing header.' },
-);
+export const timingFields = {
+  queue_ms: Type.Number(),
+  tokenize_ms: Type.Number(),
+  compute_ms: Type.Number(),
+  total_ms: Type.Number({ description: 'From the arrival of the headers until the reply was ready to be written.' }),
+};
+export const TIMING = { additionalProperties: false, description: 'Also sent as the Server-Timing header.' };
+
+const Timing = Type.Object(timingFields, TIMING);
 export type Timing = Static<typeof Timing>;
 
 export const ScoreReply = Type.Object(
@@ -153,16 +165,22 @@ const modelFields = {
   object: Type.Literal('model'),
   created: Type.Integer({ description: 'Unix seconds.' }),
   owned_by: Type.String(),
-  max_model_len: Type.Integer({ description: 'Positions of one window, <s> included.' }),
+  max_model_len: Type.Integer({
+    description: 'Positions of one window, <s> included; of one sentence, </s> included, in a translation.',
+  }),
   family: Type.String(),
   task: Type.String(),
-  language: Type.String(),
+  language: Type.String({ description: 'Of the text it scores, or translates from.' }),
+  target_language: Nullable(Type.String({ description: 'What it translates into; null for other tasks.' })),
   precision: Type.String(),
   vocabulary_size: Type.Integer(),
   parameters: Type.Integer(),
   halting: Type.Object({
     max_steps: Type.Integer({ description: 'The depth bound T.' }),
     threshold: Type.Number({ description: 'Default of the field threshold.' }),
+  }),
+  limits: Type.Record(Type.String(), Type.Integer(), {
+    description: 'Upper limits of fields of a request, by field, and of what one request may hold.',
   }),
 };
 

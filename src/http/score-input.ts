@@ -1,8 +1,7 @@
 /** The field `input`: its four shapes as one list, every item checked before the first one is tokenised. */
 import type { Config } from '../config.js';
 import { ServerError } from '../errors.js';
-import type { ScoreBody } from './schemas.js';
-import { INPUT_ALLOWED } from './validation.js';
+import { SCORE_INPUT_ALLOWED, type ScoreBody } from './schemas.js';
 
 /** One text to score, as text or as token ids. */
 export type ScoreInput =
@@ -17,23 +16,23 @@ export type InputLimits = Pick<Config, 'inputsMax' | 'textBytesMax' | 'queueToke
 export function readInputs(input: ScoreBody['input'], limits: InputLimits): ScoreInput[] {
   if (typeof input === 'string') return [textInput(input, 'input', limits)];
   if (input.length === 0) {
-    throw new ServerError('INVALID_REQUEST', `input is an empty list; it must be ${INPUT_ALLOWED}`, 'input');
+    throw new ServerError('INVALID_REQUEST', `input is an empty list; it must be ${SCORE_INPUT_ALLOWED}`, 'input');
   }
   if (typeof input[0] === 'number') return [idsInput(input as number[], 'input', limits)];
-  if (input.length > limits.inputsMax) {
-    throw new ServerError(
-      'INVALID_REQUEST',
-      `input holds ${input.length} texts, at most ${limits.inputsMax} are allowed: split the request (--inputs-max)`,
-      'input',
-    );
-  }
+  checkCount(input.length, limits);
   return (input as (string | number[])[]).map((item, i) =>
     typeof item === 'string' ? textInput(item, `input[${i}]`, limits) : idsInput(item, `input[${i}]`, limits),
   );
 }
 
-function textInput(text: string, param: string, { textBytesMax }: InputLimits): ScoreInput {
+function textInput(text: string, param: string, limits: InputLimits): ScoreInput {
   if (text === '') throw new ServerError('INVALID_REQUEST', `${param} is empty: send at least one character`, param);
+  checkText(text, param, limits);
+  return { text, param };
+}
+
+/** @throws ServerError PAYLOAD_TOO_LARGE or INVALID_REQUEST */
+export function checkText(text: string, param: string, { textBytesMax }: Pick<Config, 'textBytesMax'>): void {
   if (Buffer.byteLength(text) > textBytesMax) {
     const message = `${param} exceeds ${textBytesMax} bytes: split the text (--text-bytes-max)`;
     throw new ServerError('PAYLOAD_TOO_LARGE', message, param);
@@ -45,7 +44,13 @@ function textInput(text: string, param: string, { textBytesMax }: InputLimits): 
     const message = `${param} holds a lone surrogate (U+${unit}) at offset ${lone}: send well-formed Unicode text`;
     throw new ServerError('INVALID_REQUEST', message, param);
   }
-  return { text, param };
+}
+
+/** @throws ServerError INVALID_REQUEST */
+export function checkCount(count: number, { inputsMax }: Pick<Config, 'inputsMax'>, param = 'input'): void {
+  if (count <= inputsMax) return;
+  const message = `${param} holds ${count} texts, at most ${inputsMax} are allowed: split the request (--inputs-max)`;
+  throw new ServerError('INVALID_REQUEST', message, param);
 }
 
 function idsInput(ids: readonly number[], param: string, limits: InputLimits): ScoreInput {

@@ -1,20 +1,14 @@
 /**
  * The reply to a scoring request. Sums are small and made at once; the tokens may be hundreds of thousands, so they are written
- * in pieces with a turn of the event loop between them, straight from the typed arrays that the engine sent: one large
- * JSON.stringify would stop every other request meanwhile, and an object per token would cost ten times the memory.
+ * in pieces, straight from the typed arrays that the engine sent: an object per token would cost ten times the memory.
  */
-import { Readable } from 'node:stream';
-import { setImmediate } from 'node:timers/promises';
+import type { Readable } from 'node:stream';
 import type { ScoreWindowResult } from '../engine/protocol.js';
 import { ServerError } from '../errors.js';
 import type { Tokenizer } from '../tokenize/types.js';
+import { joinOrStream, TOKENS_PER_PIECE } from './reply-pieces.js';
 import type { ScoreReply, ScoreResult, Usage } from './schemas.js';
 import type { TokenizedInput } from './score-work.js';
-
-/** Tokens written between two turns of the event loop: about a millisecond. */
-const TOKENS_PER_PIECE = 512;
-/** Replies with more tokens are streamed; the others are one text with a Content-Length. */
-const UNSTREAMED_TOKENS_MAX = 1024;
 
 /** One input with the results of its windows, span by span. */
 export interface ScoredInput extends TokenizedInput {
@@ -93,15 +87,7 @@ export function writeReply(
   if (inputs === null) return JSON.stringify(reply);
   const pieces = replyPieces(reply, inputs, topLogprobs, tokenizer);
   // Each alternative costs about as much to write as a token of its own.
-  if (reply.usage.tokens * (1 + topLogprobs) <= UNSTREAMED_TOKENS_MAX) return [...pieces].join('');
-  return Readable.from(paced(pieces), { objectMode: false });
-}
-
-async function* paced(pieces: Iterable<string>): AsyncGenerator<string> {
-  for (const piece of pieces) {
-    yield piece;
-    await setImmediate();
-  }
+  return joinOrStream(pieces, reply.usage.tokens * (1 + topLogprobs));
 }
 
 function* replyPieces(

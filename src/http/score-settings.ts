@@ -1,8 +1,8 @@
 /** What a request asks for beside its text, checked against the model and the limits of the server. */
 import type { Config } from '../config.js';
 import type { Budget } from '../engine/protocol.js';
-import { ServerError } from '../errors.js';
 import type { ModelDescription } from '../models/description.js';
+import { atMost, readBudget, readDeadline } from './budget.js';
 import type { ScoreBody } from './schemas.js';
 
 export interface ScoreSettings {
@@ -27,39 +27,13 @@ export function scoreSettings(
   config: Pick<Config, 'deadlineMsDefault' | 'deadlineMsMax'>,
 ): ScoreSettings {
   const windowTokens = model.contextTokens - 1;
-  const maxSteps = within('max_steps', body.max_steps ?? model.maxSteps, model.maxSteps, "the model's maximum");
-  const minSteps = within(
-    'min_steps',
-    body.min_steps ?? 1,
-    maxSteps,
-    body.max_steps ? 'max_steps' : "the model's maximum",
-  );
-  const deadlineMs = within(
-    'deadline_ms',
-    body.deadline_ms ?? config.deadlineMsDefault,
-    config.deadlineMsMax,
-    '--deadline-ms-max',
-  );
+  const stride = body.stride ?? Math.max(1, Math.floor(model.contextTokens / 2));
   return {
-    budget: { maxSteps, minSteps, threshold: body.threshold ?? model.threshold },
-    topLogprobs: within('top_logprobs', body.top_logprobs ?? 0, model.vocabularySize, "the model's vocabulary"),
+    budget: readBudget(body, model),
+    topLogprobs: atMost('top_logprobs', body.top_logprobs ?? 0, model.vocabularySize, "the model's vocabulary"),
     returnTokens: body.return_tokens ?? true,
     windowTokens,
-    strideTokens: within(
-      'stride',
-      body.stride ?? Math.max(1, Math.floor(model.contextTokens / 2)),
-      windowTokens,
-      "the model's context less one",
-    ),
-    deadlineMs: deadlineMs === 0 ? null : deadlineMs,
+    strideTokens: atMost('stride', stride, windowTokens, "the model's context less one"),
+    deadlineMs: readDeadline(body.deadline_ms, config),
   };
-}
-
-function within(field: string, value: number, max: number, maxIs: string): number {
-  if (value <= max) return value;
-  throw new ServerError(
-    'INVALID_REQUEST',
-    `${field} must be an integer from 1 to ${max} (${maxIs}), not ${value}`,
-    field,
-  );
 }

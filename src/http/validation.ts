@@ -2,47 +2,62 @@
 import type { FastifySchemaValidationError } from 'fastify';
 import { ServerError } from '../errors.js';
 import { didYouMean } from '../nearest.js';
-import { ScoreBody } from './schemas.js';
+import { SCORE_INPUT_ALLOWED } from './schemas.js';
+import { TRANSLATE_INPUT_ALLOWED, TranslateBody } from './translate-schemas.js';
 
 /** The part of JSON Schema that our request fields use. */
 interface FieldSchema {
   readonly type?: string;
+  readonly enum?: readonly string[];
   readonly minimum?: number;
   readonly maximum?: number;
   readonly exclusiveMinimum?: number;
-  readonly anyOf?: readonly unknown[];
+  readonly properties?: Fields;
 }
+type Fields = Readonly<Record<string, FieldSchema>>;
 
-const FIELDS: Readonly<Record<string, FieldSchema>> = ScoreBody.properties;
-
-export const INPUT_ALLOWED = 'a text, a list of texts, a list of token ids, or a list of lists of token ids';
-
-/** @param issues what the validator found in the body, the first one counts */
-export function explainValidation(issues: readonly FastifySchemaValidationError[], body: unknown): ServerError {
+/**
+ * @param issues what the validator found in the body, the first one counts
+ * @param schema of the body
+ */
+export function explainValidation(
+  issues: readonly FastifySchemaValidationError[],
+  body: unknown,
+  schema: unknown,
+): ServerError {
   const issue = issues[0];
-  const field = issue?.instancePath.split('/')[1];
-  if (issue === undefined || field === undefined) return explainBody(issue);
-  if (field === 'input') return new ServerError('INVALID_REQUEST', explainInput((body as ScoreBody).input), 'input');
-  const schema = FIELDS[field] ?? {};
-  return new ServerError('INVALID_REQUEST', `${field} must be ${allowedBy(schema)}`, field);
-}
-
-/** The body as a whole is wrong: not an object, or with a field too many or too few. */
-function explainBody(issue: FastifySchemaValidationError | undefined): ServerError {
+  const fields = (schema as FieldSchema | undefined)?.properties ?? {};
+  const inputAllowed = schema === TranslateBody ? TRANSLATE_INPUT_ALLOWED : SCORE_INPUT_ALLOWED;
+  const path = issue?.instancePath.split('/').slice(1) ?? [];
+  const [field] = path;
+  if (field === 'input') {
+    return new ServerError('INVALID_REQUEST', explainInput((body as { input: unknown }).input, inputAllowed), 'input');
+  }
+  let at: FieldSchema = { type: 'object', properties: fields };
+  for (const name of path) at = at.properties?.[name] ?? {};
   const { additionalProperty, missingProperty } = issue?.params ?? {};
   if (typeof additionalProperty === 'string') {
-    const name = shorten(additionalProperty);
-    const hint = didYouMean(name, Object.keys(FIELDS)) || `; the fields are ${Object.keys(FIELDS).join(', ')}`;
-    return new ServerError('INVALID_REQUEST', `unknown field '${name}'${hint}`, name);
+    return unknownField(additionalProperty, path.join('.'), Object.keys(at.properties ?? {}));
+  }
+  if (field !== undefined) {
+    const name = path.join('.');
+    return new ServerError('INVALID_REQUEST', `${name} must be ${allowedBy(at)}`, name);
   }
   if (typeof missingProperty === 'string') {
-    return new ServerError('INVALID_REQUEST', `${missingProperty} is required: ${INPUT_ALLOWED}`, missingProperty);
+    return new ServerError('INVALID_REQUEST', `${missingProperty} is required: ${inputAllowed}`, missingProperty);
   }
-  return new ServerError('INVALID_REQUEST', `the body must be a JSON object with the field input: ${INPUT_ALLOWED}`);
+  return new ServerError('INVALID_REQUEST', `the body must be a JSON object with the field input: ${inputAllowed}`);
 }
 
-function explainInput(input: unknown): string {
-  const general = `input must be ${INPUT_ALLOWED}`;
+function unknownField(name: string, within: string, known: readonly string[]): ServerError {
+  const shown = shorten(name);
+  const hint = didYouMean(shown, known) || `; the fields are ${known.join(', ')}`;
+  const full = within === '' ? shown : `${within}.${shown}`;
+  return new ServerError('INVALID_REQUEST', `unknown field '${full}'${hint}`, full);
+}
+
+function explainInput(input: unknown, allowed: string): string {
+  const general = `input must be ${allowed}`;
   if (!Array.isArray(input)) return `${general}, not ${kindOf(input)}`;
   const list: readonly unknown[] = input;
   const first = kindOf(list[0]);
@@ -60,7 +75,9 @@ function kindOf(value: unknown): string {
   return typeof value === 'object' ? 'an object' : `a ${typeof value}`;
 }
 
-function allowedBy({ type, minimum, maximum, exclusiveMinimum }: FieldSchema): string {
+function allowedBy({ type, enum: values, minimum, maximum, exclusiveMinimum, properties }: FieldSchema): string {
+  if (values !== undefined) return values.join(' or ');
+  if (properties !== undefined) return `an object with ${Object.keys(properties).join(', ')}`;
   if (type === 'boolean') return 'true or false';
   if (type === 'string') return 'a text';
   const noun = type === 'integer' ? 'an integer' : 'a number';

@@ -1,30 +1,38 @@
+import { BEAM_MAX, type Config } from '../../config.js';
 import type { ModelDescription } from '../../models/description.js';
-import type { App } from '../app.js';
+import type { App, AppDeps } from '../app.js';
 import { type ModelTable, modelNamed } from '../model-table.js';
-import { ErrorReply, type ModelDetail, ModelDetail as ModelDetailSchema, ModelList, ModelParams } from '../schemas.js';
+import {
+  ErrorReply,
+  type ModelDetail,
+  ModelDetail as ModelDetailSchema,
+  ModelList,
+  ModelParams,
+  TOP_LOGPROBS_MAX,
+} from '../schemas.js';
 
 /** `GET /v1/models` in the shape that OpenAI's clients read, with what is particular to these models beside it. */
-export function modelRoutes(app: App, models: ModelTable): void {
+export function modelRoutes(app: App, { config }: AppDeps, models: ModelTable): void {
   app.get(
     '/v1/models',
     { schema: { summary: 'The models served', tags: ['models'], response: { 200: ModelList } } },
-    async () => ({ object: 'list' as const, data: models.served().map(modelDetail) }),
+    async () => ({ object: 'list' as const, data: models.served().map((model) => modelDetail(model, config)) }),
   );
   app.get(
     '/v1/models/:id',
     {
       schema: {
-        summary: 'One model: halting settings, provenance, measured quality',
+        summary: 'One model: task, languages, limits, halting settings, provenance, measured quality',
         tags: ['models'],
         params: ModelParams,
         response: { 200: ModelDetailSchema, 404: ErrorReply },
       },
     },
-    async (request) => modelDetail(modelNamed(models, request.params.id)),
+    async (request) => modelDetail(modelNamed(models, request.params.id), config),
   );
 }
 
-function modelDetail(model: ModelDescription): ModelDetail {
+function modelDetail(model: ModelDescription, config: Config): ModelDetail {
   return {
     id: model.id,
     object: 'model',
@@ -34,11 +42,26 @@ function modelDetail(model: ModelDescription): ModelDetail {
     family: model.family,
     task: model.task,
     language: model.language,
+    target_language: model.targetLanguage,
     precision: model.precision,
     vocabulary_size: model.vocabularySize,
     parameters: model.parameters,
     halting: { max_steps: model.maxSteps, threshold: model.threshold },
+    limits: limitsOf(model, config),
     provenance: { ...model.provenance },
     quality: { ...model.quality },
   };
+}
+
+function limitsOf({ task, contextTokens, maxSteps }: ModelDescription, config: Config): Record<string, number> {
+  const { inputsMax, textBytesMax, deadlineMsMax } = config;
+  const common = { inputs: inputsMax, text_bytes: textBytesMax, max_steps: maxSteps, deadline_ms: deadlineMsMax };
+  switch (task) {
+    case 'score':
+      return { ...common, top_logprobs: TOP_LOGPROBS_MAX, stride: contextTokens - 1 };
+    case 'translate':
+      return { ...common, beam: BEAM_MAX, alternatives: BEAM_MAX - 1, max_new_tokens: contextTokens };
+    default:
+      return task satisfies never;
+  }
 }

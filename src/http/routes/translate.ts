@@ -1,0 +1,71 @@
+import type { FastifyReply, FastifyRequest } from 'fastify';
+import type { App, AppDeps } from '../app.js';
+import { readDeadline } from '../budget.js';
+import { toServerError } from '../errors.js';
+import { type ModelTable, translationModel } from '../model-table.js';
+import { ErrorReply } from '../schemas.js';
+import { sendTiming } from '../timing.js';
+import { TranslateEvents } from '../translate-events.js';
+import { writeTranslateReply } from '../translate-reply.js';
+import { runTranslation, type TranslationOrder } from '../translate-run.js';
+import { TranslateBody, TranslateReply } from '../translate-schemas.js';
+import { translateInputs, translateSettings } from '../translate-settings.js';
+
+/** `POST /v1/translate`: parse -> split and tokenise -> engine -> reply, at once or as events. */
+export function translateRoutes(app: App, deps: AppDeps, models: ModelTable): void {
+  const { config, admission } = deps;
+  app.post(
+    '/v1/translate',
+    {
+      schema: {
+        summary: 'Translation and ponder cost of texts, per token; as a stream on request',
+        tags: ['translate'],
+        body: TranslateBody,
+        response: { 200: TranslateReply, '4xx': ErrorReply, '5xx': ErrorReply },
+      },
+      onRequest: async (request) => admission.admitBody(request),
+    },
+    async (request, reply) => {
+      const { body, exit } = request;
+      const model = translationModel(models, body);
+      const settings = translateSettings(body, model);
+      const deadlineMs = readDeadline(body.deadline_ms, config);
+      const inputs = translateInputs(body.input, config);
+      exit.hold(admission.takeRequest());
+
+      const order = { model, inputs, settings, deadlineMs };
+      const returnTokens = body.return_tokens ?? true;
+      if (body.stream === true) return sendEvents(request, reply, deps, order, new TranslateEvents(returnTokens));
+      const translation = await runTranslation(deps, exit, order);
+      sendTiming(reply, translation.reply.timing);
+      const text = writeTranslateReply(translation.reply, returnTokens ? translation.texts : null);
+      // The text is the JSON of the schema's type already; fastify passes texts and streams on as they are.
+      return reply.type('application/json; charset=utf-8').send(text as unknown as TranslateReply);
+    },
+  );
+}
+
+/** What fails before the first event is answered with its status; what fails later is the last event. */
+async function sendEvents(
+  request: FastifyRequest,
+  reply: FastifyReply,
+  deps: AppDeps,
+  order: TranslationOrder,
+  events: TranslateEvents,
+): Promise<FastifyReply> {
+  const { exit } = request;
+  const work = runTranslation(deps, exit, { ...order, progress: events }).then((translation) =>
+    events.finish(translation.reply),
+  );
+  await Promise.race([events.begun, work]);
+  work.catch((thrown: unknown) => {
+    const error = toServerError(thrown, request, deps.config.bodyBytesMax);
+    exit.outcome = error.code;
+    if (error.code === 'INTERNAL') request.log.error({ err: thrown }, 'request failed');
+    events.fail(error);
+  });
+  return reply
+    .headers({ 'cache-control': 'no-cache', 'x-accel-buffering': 'no' })
+    .type('text/event-stream; charset=utf-8')
+    .send(events.stream);
+}

@@ -1,0 +1,67 @@
+/** One translation from texts to what is told of it; `/v1/translate` and LibreTranslate's `/translate` differ only around it. */
+import { monotonicMs } from '../clock.js';
+import type { ModelDescription } from '../models/description.js';
+import { type TranslateInput, translateTexts } from '../translate/translate-texts.js';
+import type { TranslatedText, TranslateProgress, TranslateSettings } from '../translate/types.js';
+import type { AppDeps } from './app.js';
+import type { RequestExit } from './request-exit.js';
+import { roundMs } from './timing.js';
+import { tokenizerOf } from './tokenizers.js';
+import { summarizeText, translateUsage } from './translate-reply.js';
+import type { TranslateReply } from './translate-schemas.js';
+
+export interface TranslationOrder {
+  readonly model: ModelDescription;
+  readonly inputs: readonly TranslateInput[];
+  readonly settings: TranslateSettings;
+  /** null: no deadline. */
+  readonly deadlineMs: number | null;
+  readonly progress?: TranslateProgress;
+}
+
+export interface Translation {
+  /** Without tokens. */
+  readonly reply: TranslateReply;
+  readonly texts: readonly TranslatedText[];
+}
+
+/** @throws ServerError as `translateTexts` does */
+export async function runTranslation(
+  { engine, tokenizers, observer }: AppDeps,
+  exit: RequestExit,
+  { model, inputs, settings, deadlineMs, progress }: TranslationOrder,
+): Promise<Translation> {
+  const calledAtMs = monotonicMs();
+  const work = await translateTexts({ engine, tokenizer: tokenizerOf(tokenizers, model), model }, inputs, settings, {
+    signal: exit.signal,
+    deadlineAtMs: deadlineMs === null ? null : exit.startedAtMs + deadlineMs,
+    ...(progress === undefined ? {} : { progress, streamTokens: settings.beam === 1 }),
+  });
+  const { texts, queueMs, computeMs, tokenizeMs } = work;
+  const totalMs = monotonicMs() - exit.startedAtMs;
+  const firstTokenMs = work.firstTokenMs === 0 ? 0 : calledAtMs - exit.startedAtMs + work.firstTokenMs;
+  const results = texts.map((text, i) => summarizeText(i, text, model.maxSteps));
+  const usage = translateUsage(texts, model.maxSteps);
+  observer.translated({
+    model: model.id,
+    sourceTokens: usage.source_tokens,
+    targetTokens: usage.target_tokens,
+    finishReasons: texts.flatMap(({ sentences }) => sentences.map(({ finishReason }) => finishReason)),
+    encoderHistograms: results.map(({ ponder }) => ponder.encoder.histogram),
+    decoderHistograms: results.map(({ ponder }) => ponder.decoder.histogram),
+    queueMs,
+    tokenizeMs,
+    computeMs,
+    totalMs,
+    firstTokenMs,
+    furtherTokensMs: Math.max(0, totalMs - firstTokenMs),
+  });
+  const timing = {
+    queue_ms: roundMs(queueMs),
+    tokenize_ms: roundMs(tokenizeMs),
+    compute_ms: roundMs(computeMs),
+    total_ms: roundMs(totalMs),
+    first_token_ms: roundMs(firstTokenMs),
+  };
+  return { reply: { model: model.id, results, usage, timing }, texts };
+}
