@@ -1,10 +1,26 @@
-/** An engine, a tokenizer and a model without weights: deterministic, and slow only when a test holds a gate shut. */
+/** An engine, a tokenizer and models without weights: deterministic, and slow only when a test holds a gate shut. */
 import { parseConfig } from '../src/config.js';
-import type { Engine, EngineInfo, EngineState, ScoreOutcome, ScoreRequest, TranslateOutcome } from '../src/engine/engine.js';
-import type { EngineTelemetry, ScoreWindow, ScoreWindowResult } from '../src/engine/protocol.js';
+import type {
+  Engine,
+  EngineInfo,
+  EngineState,
+  ScoreOutcome,
+  ScoreRequest,
+  TranslateListener,
+  TranslateOutcome,
+  TranslateRequest,
+} from '../src/engine/engine.js';
+import type {
+  EngineTelemetry,
+  ScoreWindow,
+  ScoreWindowResult,
+  SentenceResult,
+  TranslationHypothesis,
+} from '../src/engine/protocol.js';
 import { ServerError } from '../src/errors.js';
 import { Admission } from '../src/http/admission.js';
 import { type App, type AppDeps, buildApp } from '../src/http/app.js';
+import type { LanguageDetector } from '../src/http/language-detector.js';
 import { createMetrics } from '../src/metrics/metrics.js';
 import { Observer } from '../src/metrics/observe.js';
 import type { ModelDescription } from '../src/models/description.js';
@@ -32,6 +48,19 @@ export function describeModel(changes: Partial<ModelDescription> = {}): ModelDes
     createdAtUnix: 1_700_000_000,
     ...changes,
   };
+}
+
+/** Its translation of a text is the text with its letters' case swapped; byte 2 ends a sentence. */
+export function describeTranslator(changes: Partial<ModelDescription> = {}): ModelDescription {
+  return describeModel({
+    id: 'fake-mt',
+    task: 'translate',
+    targetLanguage: 'de',
+    contextTokens: 128,
+    maxSteps: 6,
+    folder: '/nowhere/fake-mt',
+    ...changes,
+  });
 }
 
 /** Ids 0 ... 255 are bytes; 256 is the bytes of "é" and the first byte of the next "é", so that tokens straddle characters. */
@@ -65,8 +94,11 @@ export class FakeEngine implements Engine {
   state: EngineState = 'ready';
   reason: string | null = null;
   restarts = 0;
-  /** Every request that reached the engine. */
+  /** Every scoring request that reached the engine, and every translation. */
   readonly requests: ScoreRequest[] = [];
+  readonly translations: TranslateRequest[] = [];
+  /** Sentence before which a translation waits at the gate. */
+  gateAtSentence = 0;
   /** Requests that are in the engine now. */
   active = 0;
   #gate: { readonly opened: Promise<void>; readonly open: () => void } | null = null;
@@ -74,7 +106,7 @@ export class FakeEngine implements Engine {
   readonly #listeners = new Set<(telemetry: EngineTelemetry) => void>();
   readonly #arrivals: { readonly count: number; readonly resolve: () => void }[] = [];
 
-  constructor(private readonly described: readonly ModelDescription[] = [describeModel()]) {}
+  constructor(private readonly described: readonly ModelDescription[] = [describeModel(), describeTranslator()]) {}
 
   info(): EngineInfo {
     const { state, reason, restarts } = this;
@@ -106,29 +138,68 @@ export class FakeEngine implements Engine {
   /** Resolves when this many requests have reached the engine since the beginning. */
   arrived(count: number): Promise<void> {
     return new Promise((resolve) => {
-      if (this.requests.length >= count) resolve();
+      if (this.requests.length + this.translations.length >= count) resolve();
       else this.#arrivals.push({ count, resolve });
     });
   }
 
   async score(request: ScoreRequest, signal: AbortSignal): Promise<ScoreOutcome> {
     this.requests.push(request);
-    for (const { count, resolve } of this.#arrivals) if (this.requests.length >= count) resolve();
+    this.#announce();
     this.active++;
     try {
-      if (this.#gate !== null) await Promise.race([this.#gate.opened, aborted(signal)]);
-      if (signal.aborted) throw new ServerError('CLIENT_CLOSED', 'The client closed the connection.');
-      if (this.#failure !== null) throw this.#failure;
-      const model = this.described.find(({ id }) => id === request.model);
-      if (model === undefined) throw new Error(`no model ${request.model}`);
+      await this.#pass(signal);
+      const model = this.#model(request.model);
       return { windows: request.windows.map((w) => scoreWindow(w, request, model)), queueMs: 0.25, computeMs: 1.5 };
     } finally {
       this.active--;
     }
   }
 
-  async translate(): Promise<TranslateOutcome> {
-    throw new Error('the fake engine does not translate');
+  async translate(
+    request: TranslateRequest,
+    signal: AbortSignal,
+    listener?: TranslateListener,
+  ): Promise<TranslateOutcome> {
+    this.translations.push(request);
+    this.#announce();
+    this.active++;
+    try {
+      const model = this.#model(request.model);
+      const sentences: SentenceResult[] = [];
+      for (const [i, ids] of request.sentences.entries()) {
+        if (i >= this.gateAtSentence) await this.#pass(signal);
+        const result = translateSentence(ids, i, request, model);
+        const { ids: said, logprobs, depths } = result.hypotheses[0] as TranslationHypothesis;
+        if (request.streamTokens) {
+          said.forEach((id, t) => {
+            listener?.token(i, id, logprobs[t] as number, depths[t] as number);
+          });
+        }
+        listener?.sentence(i, result);
+        sentences.push(result);
+      }
+      return { sentences, queueMs: 0.25, computeMs: 1.5, firstTokenMs: 0.75 };
+    } finally {
+      this.active--;
+    }
+  }
+
+  async #pass(signal: AbortSignal): Promise<void> {
+    if (this.#gate !== null) await Promise.race([this.#gate.opened, aborted(signal)]);
+    if (signal.aborted) throw new ServerError('CLIENT_CLOSED', 'The client closed the connection.');
+    if (this.#failure !== null) throw this.#failure;
+  }
+
+  #announce(): void {
+    const arrived = this.requests.length + this.translations.length;
+    for (const { count, resolve } of this.#arrivals) if (arrived >= count) resolve();
+  }
+
+  #model(name: string): ModelDescription {
+    const model = this.described.find(({ id }) => id === name);
+    if (model === undefined) throw new Error(`no model ${name}`);
+    return model;
   }
 
   onTelemetry(listener: (telemetry: EngineTelemetry) => void): () => void {
@@ -177,6 +248,50 @@ function scoreWindow(
   };
 }
 
+function translateSentence(
+  source: Int32Array,
+  index: number,
+  { encoderBudget, decoderBudget, beam, lengthPenalty, maxNewTokens }: TranslateRequest,
+  model: ModelDescription,
+): SentenceResult {
+  const max = maxNewTokens[index] as number;
+  const words = Array.from(source.subarray(0, -1), swapCase);
+  // The k-th best translation has k more exclamation marks.
+  const hypotheses = Array.from({ length: beam }, (_, k): TranslationHypothesis => {
+    const whole = [...words, ...new Array<number>(k).fill(0x21)];
+    const ids = whole.slice(0, max);
+    const said = ids.length < max ? [...ids, model.eosId] : ids;
+    const logprobs = Float32Array.from(said, (id) => -(1 + k + (id % 7)) / 3);
+    return {
+      ids: Int32Array.from(ids),
+      logprobs,
+      depths: Uint8Array.from(said, (id) => depthOf(id, decoderBudget.minSteps, decoderBudget.maxSteps)),
+      score: logprobs.reduce((sum, logprob) => sum + logprob, 0) / said.length ** lengthPenalty,
+      finishReason: said.length > ids.length ? 'stop' : 'length',
+    };
+  });
+  const encoderDepths = Uint8Array.from(source, (id) => depthOf(id, encoderBudget.minSteps, encoderBudget.maxSteps));
+  const sum = (depths: Uint8Array): number => depths.reduce((total, depth) => total + depth, 0);
+  return {
+    hypotheses,
+    encoderDepths,
+    encoderSteps: sum(encoderDepths),
+    decoderSteps: hypotheses.reduce((total, { depths }) => total + sum(depths), 0),
+    decoderPositions: hypotheses.reduce((total, { depths }) => total + depths.length, 0),
+    firstTokenAtMs: 0,
+  };
+}
+
+/** Of an ASCII letter; other bytes stay. */
+function swapCase(byte: number): number {
+  return (byte >= 0x41 && byte <= 0x5a) || (byte >= 0x61 && byte <= 0x7a) ? byte ^ 0x20 : byte;
+}
+
+/** A text with an umlaut, or one that begins like German, is German. */
+export const fakeDetector: LanguageDetector = {
+  detect: ([text = '']) => [{ language: /[äöüß]|^Gut/.test(text) ? 'de' : 'en', confidence: 90 }],
+};
+
 export interface FakeServer {
   readonly app: App;
   readonly engine: FakeEngine;
@@ -205,6 +320,7 @@ export async function fakeServer(
     admission,
     tokenizers: new Map(engine.models().map(({ id }) => [id, new ByteTokenizer()])),
     refused: () => [],
+    detector: fakeDetector,
     metrics,
     observer: new Observer(metrics),
     logger: false,

@@ -47,8 +47,8 @@ test('metrics: text format, with the requests by route and outcome and no text o
   assert.match(reply.body, /ponder_requests_total\{route="\/v1\/score",outcome="OK"\} 1/);
   assert.match(reply.body, /ponder_requests_total\{route="none",outcome="NOT_FOUND"\} 1/);
   assert.match(reply.body, /ponder_tokens_total\{model="fake"\} 3/);
-  assert.match(reply.body, /ponder_request_duration_seconds_bucket\{le="0.0005",model="fake",stage="queue"\} 1/);
-  assert.match(reply.body, /ponder_steps_per_token_count\{model="fake"\} 3/);
+  assert.match(reply.body, /ponder_request_duration_seconds_bucket\{le="0.0005",model="fake",phase="queue"\} 1/);
+  assert.match(reply.body, /ponder_steps_per_token_count\{model="fake",stage="score"\} 3/);
   assert.match(reply.body, /ponder_requests_in_work 0/);
   assert.doesNotMatch(reply.body, /secret/);
 });
