@@ -1,11 +1,20 @@
 import assert from 'node:assert/strict';
 import { readFileSync } from 'node:fs';
 import { test } from 'node:test';
+import type { TSchema } from 'typebox';
 import { Value } from 'typebox/value';
 import { ERRORS, type ErrorCode, errorBody, ServerError } from '../../src/errors.js';
+import { LibreTranslateReply } from '../../src/http/libretranslate-schemas.js';
 import { ErrorReply, ScoreBody, ScoreReply } from '../../src/http/schemas.js';
-import { describeModel, FakeEngine, fakeServer } from '../fakes.js';
+import { TranslateBody, TranslateReply } from '../../src/http/translate-schemas.js';
+import { describeModel, describeTranslator, FakeEngine, fakeServer } from '../fakes.js';
 import { makeTables, type OpenApi, README, tableIn } from './documents.js';
+
+const REPLIES: Readonly<Record<string, TSchema>> = {
+  '/v1/score': ScoreReply,
+  '/v1/translate': TranslateReply,
+  '/translate': LibreTranslateReply,
+};
 
 test("README's tables are those of the code; node dist/test/contract/update-readme.js writes them", async () => {
   const readme = readFileSync(README, 'utf8');
@@ -14,14 +23,20 @@ test("README's tables are those of the code; node dist/test/contract/update-read
   }
 });
 
-test("README's curl of /v1/score is a request that is answered", async (t) => {
-  const { app } = await fakeServer([], { engine: new FakeEngine([describeModel({ id: 'ut-lm-en' })]) });
+test("README's curls are requests that are answered", async (t) => {
+  const models = [describeModel({ id: 'ut-lm-en' }), describeTranslator({ id: 'ut-mt-ende' })];
+  const { app } = await fakeServer([], { engine: new FakeEngine(models) });
   t.after(() => app.close());
-  const bodies = [...readFileSync(README, 'utf8').matchAll(/curl [^\n]*\/v1\/score[^\n]*\\?\n?[^\n]*-d '([^']+)'/g)];
-  assert.ok(bodies.length > 0, 'README shows a curl of /v1/score');
-  for (const [, payload = ''] of bodies) {
+  const curls = [...readFileSync(README, 'utf8').matchAll(/curl [^\n]*:8080(\/\S*)[^\n]*\\?\n?[^\n]*-d '([^']+)'/g)];
+  for (const path of ['/v1/score', '/v1/translate', '/translate']) {
+    assert.ok(
+      curls.some(([, url]) => url === path),
+      `README shows a curl of ${path}`,
+    );
+  }
+  for (const [, url = '', payload = ''] of curls) {
     const headers = { 'content-type': 'application/json' };
-    const reply = await app.inject({ method: 'POST', url: '/v1/score', headers, payload });
+    const reply = await app.inject({ method: 'POST', url, headers, payload });
     assert.equal(reply.statusCode, 200, reply.body);
   }
 });
@@ -42,17 +57,22 @@ test('every request that OpenAPI documents is executed, and its reply is as docu
           ...(payload === undefined ? {} : { payload: payload as object }),
         });
         assert.equal(reply.statusCode, 200, `${method} ${url}: ${reply.body}`);
-        if (url === '/v1/score') assert.ok(Value.Check(ScoreReply, reply.json()));
+        const schema = REPLIES[url];
+        if (String(reply.headers['content-type']).startsWith('text/event-stream')) {
+          assert.match(reply.body, /\n\ndata: \[DONE\]\n\n$/);
+        } else if (schema !== undefined) {
+          assert.ok(Value.Check(schema, reply.json()), reply.body);
+        }
         executed++;
       }
       if (requestBody !== undefined) assert.ok(examples.length > 0, `${path} has examples`);
     }
   }
-  assert.ok(executed >= 11, `${executed} requests`);
+  assert.ok(executed >= 24, `${executed} requests`);
 });
 
-test('every field of a scoring request and every field of its reply says what it is', () => {
-  for (const [field, schema] of Object.entries(ScoreBody.properties)) {
+test('every field of a request says what it is', () => {
+  for (const [field, schema] of Object.entries({ ...ScoreBody.properties, ...TranslateBody.properties })) {
     assert.ok('description' in schema && schema.description, field);
   }
 });
