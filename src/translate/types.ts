@@ -22,16 +22,36 @@ export interface TranslatedToken {
   readonly depth: number;
 }
 
-/** One sentence: what the model saw, and the best it said. */
+/**
+ * What a sentence cost, over all that was computed for it: a sentence may take several lanes (cut for its length or around a
+ * tag) and several attempts (an address or a number was not kept).
+ */
+export interface TranslateCost {
+  readonly lanes: number;
+  /** Source positions, the end of each lane's sentence included. */
+  readonly encoderPositions: number;
+  readonly encoderSteps: number;
+  readonly decoderPositions: number;
+  readonly decoderSteps: number;
+}
+
+/**
+ * One sentence: what the model saw, and the best it said. Where an address or a placeholder is in `source`, the model saw a stand-in
+ * such as X1, and the tokens have that; `text` has the address. The end of sentence is in neither list of tokens, but counts in `cost` and
+ * has its entry at the end of `result.encoderDepths`, and of each hypothesis' depths and log-probabilities (one for each lane).
+ */
 export interface TranslatedSentence {
   /** Place in the text, UTF-16 units. */
   readonly offset: number;
   readonly source: string;
   readonly text: string;
+  /** Computed when it is read, like `tokens`: keep it if it is needed twice. */
   readonly sourceTokens: readonly { readonly id: number; readonly text: string; readonly depth: number }[];
   readonly tokens: readonly TranslatedToken[];
   readonly finishReason: 'stop' | 'length' | 'repetition';
+  /** Of the attempt that was chosen; the hypothesis behind `text` comes first. Several lanes are put together as one. */
   readonly result: SentenceResult;
+  readonly cost: TranslateCost;
 }
 
 export interface TranslatedText {
