@@ -2,10 +2,14 @@
  * Whose turn it is when several stages have work: the one that has used the least time (start-time fair queueing, Goyal, Vin and Cheng
  * 1996, with equal weights). A stage with little to do is served almost at once beside one that is saturated, and a saturated
  * one still gets what the others leave: neither starves.
+ *
+ * What a stage did not use while it rested is no credit, or it could lock the others out afterwards: it starts again from the
+ * virtual time, which is where the turn that was served last started, and, when all have rested, where the last of them ended.
  */
 export class FairShare {
   private readonly usedMs: number[];
   private readonly idle: boolean[];
+  private virtualMs = 0;
 
   constructor(count: number) {
     this.usedMs = new Array(count).fill(0);
@@ -22,15 +26,15 @@ export class FairShare {
   /** Stage `i` had nothing to do. */
   rest(i: number): void {
     this.idle[i] = true;
+    if (this.idle.every(Boolean)) this.virtualMs = Math.max(...this.usedMs);
   }
 
-  /** Stage `i` took a turn. What it did not use while it rested is no credit, or it could lock the others out afterwards. */
+  /** Stage `i` took a turn. */
   charge(i: number, ms: number): void {
-    if (this.idle[i] === true) {
-      const busy = this.usedMs.filter((_, other) => other !== i && this.idle[other] === false);
-      if (busy.length > 0) this.usedMs[i] = Math.max(this.usedMs[i] as number, Math.min(...busy));
-      this.idle[i] = false;
-    }
-    this.usedMs[i] = (this.usedMs[i] as number) + ms;
+    const used = this.usedMs[i] as number;
+    const start = this.idle[i] === true ? Math.max(used, this.virtualMs) : used;
+    this.idle[i] = false;
+    this.virtualMs = Math.max(this.virtualMs, start);
+    this.usedMs[i] = start + ms;
   }
 }
