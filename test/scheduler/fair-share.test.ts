@@ -78,9 +78,9 @@ test('nor is it when all rested meanwhile: an hour of work long done does not ma
 
 test('whoever has work waits for two turns of each other stage at most, whatever came before', () => {
   const phase = fc.record({
-    turns: fc.integer({ min: 1, max: 30 }),
+    turns: fc.integer({ min: 1, max: 40 }),
     busy: fc.array(fc.boolean(), { minLength: 3, maxLength: 3 }),
-    ms: fc.array(fc.double({ min: 0, max: 10, noNaN: true }), { minLength: 3, maxLength: 3 }),
+    ms: fc.array(fc.integer({ min: 0, max: 10 }), { minLength: 3, maxLength: 3 }),
   });
   fc.assert(
     fc.property(fc.integer({ min: 1, max: 3 }), fc.array(phase, { minLength: 1, maxLength: 12 }), (count, phases) => {
@@ -96,7 +96,7 @@ test('whoever has work waits for two turns of each other stage at most, whatever
           for (let stage = 0; stage < count; stage++) {
             if (stage === served || busy[stage] === false) waitedMs[stage] = 0;
             else waitedMs[stage] += ms[served as number] as number;
-            assert.ok(waitedMs[stage] <= 20 * (count - 1) + 1e-9, `stage ${stage} waited ${waitedMs[stage]} ms`);
+            assert.ok(waitedMs[stage] <= 20 * (count - 1), `stage ${stage} waited ${waitedMs[stage]} ms`);
           }
         }
       }
