@@ -3,7 +3,7 @@
  * shipped model, the attempts in their order, each for what the one before lost:
  *
  *   1  spans as stand-ins, numbers as they are; of several hypotheses the best that keeps everything
- *   2  the numbers that were lost as stand-ins too
+ *   2  the numbers that were lost as stand-ins too, with a beam, for more hypotheses to choose from
  *   3  around what was lost, piece by piece: it stays in its place, whatever the model does
  *
  * A stretch that is longer than the model's context is cut at a clause, then between words, then anywhere.
@@ -18,6 +18,8 @@ import { hasWords, protectedSpans, type Range } from './spans.js';
 import { findStandIns, makeTemplate, type StandIn, type Template } from './stand-ins.js';
 import { addCosts, type Candidate, concatenate, costOf, literal, type Translation } from './translation.js';
 import type { TranslateSettings } from './types.js';
+
+const RETRY_BEAM = 4;
 
 /** Text to translate, and how to write what is not translated. */
 export interface Stretch {
@@ -51,6 +53,7 @@ interface Attempt {
   readonly invented: boolean;
 }
 
+/** @throws what the lanes do */
 export async function translateStretch(
   deps: FaithfulDependencies,
   stretch: Stretch,
@@ -69,7 +72,8 @@ export async function translateStretch(
   const retried = numbers.filter((number) => first.invented || lost(number));
   if (retried.length > 0) {
     const both = [...spans, ...retried].sort((a, b) => a.start - b.start);
-    const second = await attempt(deps, stretch, both, null, true);
+    const settings = { ...deps.settings, beam: Math.max(deps.settings.beam, RETRY_BEAM) };
+    const second = await attempt({ ...deps, settings }, stretch, both, null, true);
     if (!('tooLong' in second)) {
       const better = second.lost.length === 0 && !(second.invented && first.lost.length === 0);
       if (better) return charged(second.translation, first.translation);
@@ -268,9 +272,22 @@ export async function translatePiece(
   const start = piece.start + (/^[\s,;:.!?)\]}"'”’–—-]*/.exec(text)?.[0].length ?? 0);
   const end = Math.max(start, piece.start + text.trimEnd().length);
   const inner = partOf(stretch, stretch.text.slice(start, end), start);
+  const translation = start === end ? literal('') : await translateStretch(deps, inner, null, urgent);
+  const goesOn = start > 0 && GOES_ON.test(inner.text);
   return concatenate([
     literal(stretch.rawOf({ start: piece.start, end: start })),
-    start === end ? literal('') : await translateStretch(deps, inner, null, urgent),
+    goesOn ? uncapitalized(translation) : translation,
     literal(stretch.rawOf({ start: end, end: piece.end })),
   ]);
+}
+
+/** A piece that begins with one of these goes on where another ended; the model takes it for a sentence and begins it with a capital. */
+const GOES_ON =
+  /^(?:and|or|but|for|to|in|on|at|of|with|by|from|into|the|a|an|is|are|was|were|will|has|have|had|that|which|who|you|he|she|it|they|we|this|as|if|when|because|not|per|more|than)\b/;
+
+function uncapitalized(translation: Translation): Translation {
+  const candidates = translation.candidates.map(({ text, score }) => {
+    return { text: /^\p{Lu}\p{Ll}/u.test(text) ? text.charAt(0).toLowerCase() + text.slice(1) : text, score };
+  });
+  return { ...translation, candidates };
 }

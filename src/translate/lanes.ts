@@ -6,6 +6,7 @@
  * fails (QUEUE_FULL). Once it is in, a full queue makes the further jobs wait and try again, since half a translation is none;
  * what bounds that wait is the deadline and the patience of the client.
  */
+import { setMaxListeners } from 'node:events';
 import { monotonicMs } from '../clock.js';
 import type { Engine, TranslateRequest } from '../engine/engine.js';
 import type { SentenceResult } from '../engine/protocol.js';
@@ -42,7 +43,6 @@ export class Lanes {
   private retryTimer: NodeJS.Timeout | null = null;
   private failure: { readonly error: unknown } | null = null;
   private readonly failed = new AbortController();
-  private readonly signal: AbortSignal;
   private startedAtMs = Number.POSITIVE_INFINITY;
   private finishedAtMs = 0;
   private firstTokenAtMs = Number.POSITIVE_INFINITY;
@@ -53,7 +53,8 @@ export class Lanes {
     private readonly request: LaneRequest,
     private readonly outer: AbortSignal,
   ) {
-    this.signal = AbortSignal.any([outer, this.failed.signal]);
+    // Every job under way listens.
+    setMaxListeners(0, this.failed.signal);
     outer.addEventListener('abort', this.onAbort, { once: true });
   }
 
@@ -132,7 +133,7 @@ export class Lanes {
           sentences: lanes.map(({ ids }) => ids),
           maxNewTokens: lanes.map(({ maxNewTokens }) => maxNewTokens),
         },
-        this.signal,
+        this.failed.signal,
         {
           token: (index, id, logprob, depth) => lanes[index]?.onToken?.(id, logprob, depth),
           sentence: (index, result) => {

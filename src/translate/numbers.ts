@@ -1,11 +1,12 @@
 /**
  * Numbers keep their digits. The model copies nine sentences' numbers in ten; it writes separators the German way (1,234.5 ->
- * 1.234,5), which is right, and small numbers as words (3 dogs -> drei Hunde), which is put back here. What is missing after that
- * is translated again (`faithful.ts`).
+ * 1.234,5), which is right. It writes small numbers as words (3 dogs -> drei Hunde) and counts hours to 24 (1:30 p.m. -> 13:30 Uhr);
+ * that is put back here. What is missing after that is translated again (`faithful.ts`).
  */
 import type { Range } from './spans.js';
 
-const NUMBER = /\d+(?:[.,]\d+)*/g;
+/** With its separators: 1,234.5 and 12.05.2021 and 2:30 are one number each. */
+const NUMBER = /\d+(?:[.,:]\d+)*/g;
 
 /** English words that German text may write in digits: where there is one, a number more in the translation is no mistake. */
 const NUMBER_WORDS =
@@ -14,11 +15,15 @@ const NUMBER_WORDS =
 export interface NumberSpan extends Range {
   readonly written: string;
   readonly digits: string;
+  /** An hour before p.m. */
+  readonly isAfternoon: boolean;
 }
 
 export function numbersIn(text: string): NumberSpan[] {
   return [...text.matchAll(NUMBER)].map(({ 0: written, index }) => {
-    return { start: index, end: index + written.length, written, digits: written.replace(/[.,]/g, '') };
+    const end = index + written.length;
+    const isAfternoon = /^\s?p\.?\s?m\b/i.test(text.slice(end, end + 5));
+    return { start: index, end, written, digits: written.replace(/\D/g, ''), isAfternoon };
   });
 }
 
@@ -41,7 +46,10 @@ export interface CheckedNumbers {
 export function checkNumbers(source: string, numbers: readonly NumberSpan[], translation: string): CheckedNumbers {
   let text = translation;
   let missing = unmatched(numbers, numbersIn(text)).missing;
-  for (const index of missing) text = digitsForWord(text, (numbers[index] as NumberSpan).digits);
+  for (const index of missing) {
+    const number = numbers[index] as NumberSpan;
+    text = digitsForWord(afternoonHour(text, number), number.digits);
+  }
   const found = numbersIn(text);
   const matched = unmatched(numbers, found);
   missing = matched.missing;
@@ -74,6 +82,16 @@ function unmatched(
     else pairs.set(i, same);
   });
   return { missing, foreign, pairs };
+}
+
+/** 13:30 Uhr -> 1:30 Uhr nachmittags, where the source has 1:30 p.m.; otherwise the text as it is. */
+function afternoonHour(text: string, { written, isAfternoon }: NumberSpan): string {
+  const [, hour = '', separator = '', minutes = ''] = /^(\d{1,2})(?:([.:])(\d\d))?$/.exec(written) ?? [];
+  if (!isAfternoon || hour === '' || Number(hour) >= 12) return text;
+  const shown = `${Number(hour) + 12}${minutes === '' ? '(?:[.:]00)?' : `[.:]${minutes}`}`;
+  const when = Number(hour) < 6 ? 'nachmittags' : 'abends';
+  const own = `${hour}${separator}${minutes}`;
+  return text.replace(new RegExp(`(?<![\\d.,:])${shown}\\s?Uhr(?! (?:nachmittags|abends))`), `${own} Uhr ${when}`);
 }
 
 const CARDINALS: readonly string[] = (
