@@ -47,7 +47,7 @@ export const DetectBody = Type.Object(
     q: Type.Union([Type.String(), Type.Array(Type.String())], { description: 'A text, or texts in one language.' }),
     api_key: Key,
   },
-  { examples: [{ q: 'What language is this?' }] },
+  { examples: [{ q: 'What language is this?' }, { q: ['Ein Satz.', 'Und noch einer.'], api_key: '' }] },
 );
 export const DetectReply = Type.Array(Detection, { description: 'Best first.' });
 

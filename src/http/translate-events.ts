@@ -33,6 +33,8 @@ export class TranslateEvents implements TranslateProgress {
   readonly begun: Promise<void>;
   #begin: () => void = () => {};
   readonly #queue: Event[] = [];
+  /** The stream has room: until `push` says no, and again when it calls `read`. */
+  #wanted = true;
   #ended = false;
 
   /** @param returnTokens whether sentences carry their tokens */
@@ -40,7 +42,12 @@ export class TranslateEvents implements TranslateProgress {
     this.begun = new Promise((resolve) => {
       this.#begin = resolve;
     });
-    this.stream = new Readable({ read: () => this.#flush() });
+    this.stream = new Readable({
+      read: () => {
+        this.#wanted = true;
+        this.#flush();
+      },
+    });
   }
 
   /** Events that wait for the reader. */
@@ -71,13 +78,14 @@ export class TranslateEvents implements TranslateProgress {
     this.#queue.push(event);
     this.#ended = last;
     this.#begin();
-    // Nothing is buffered exactly when the reader took all there was and waits.
-    if (this.stream.readableLength === 0) this.#flush();
+    this.#flush();
   }
 
   #flush(): void {
-    for (let event = this.#queue.shift(); event !== undefined; event = this.#queue.shift()) {
-      if (!this.stream.push(this.#write(event))) break;
+    while (this.#wanted) {
+      const event = this.#queue.shift();
+      if (event === undefined) break;
+      this.#wanted = this.stream.push(this.#write(event));
     }
     if (this.#ended && this.#queue.length === 0) this.stream.push(null);
   }

@@ -13,7 +13,7 @@ export function summarizeText(index: number, translated: TranslatedText, maxStep
   const { text, alternatives, finishReason, sentences } = translated;
   const finite =
     alternatives.every(({ score }) => Number.isFinite(score)) &&
-    sentences.every(({ tokens }) => tokens.every(({ logprob }) => Number.isFinite(logprob)));
+    sentences.every(({ result }) => result.hypotheses[0]?.logprobs.every(Number.isFinite) ?? true);
   if (!finite) {
     throw new ServerError('INTERNAL', `the model returned a value that is not finite for input ${index}`);
   }
@@ -61,11 +61,11 @@ function ponderOf(depths: readonly ArrayLike<number>[], maxSteps: number): Trans
 export function translateUsage(texts: readonly TranslatedText[], maxSteps: number): TranslateUsage {
   const usage = { source_tokens: 0, target_tokens: 0, position_steps: 0, position_steps_fixed: 0 };
   for (const { sentences } of texts) {
-    for (const { sourceTokens, tokens, result } of sentences) {
-      usage.source_tokens += sourceTokens.length;
-      usage.target_tokens += tokens.length;
-      usage.position_steps += result.encoderSteps + result.decoderSteps;
-      usage.position_steps_fixed += (result.encoderDepths.length + result.decoderPositions) * maxSteps;
+    for (const { result, cost } of sentences) {
+      usage.source_tokens += result.encoderDepths.length;
+      usage.target_tokens += result.hypotheses[0]?.depths.length ?? 0;
+      usage.position_steps += cost.encoderSteps + cost.decoderSteps;
+      usage.position_steps_fixed += (cost.encoderPositions + cost.decoderPositions) * maxSteps;
     }
   }
   return usage;
@@ -90,7 +90,7 @@ function* replyPieces(
       text += `,"${list}":[`;
       let comma = '';
       for (const sentence of sentences) {
-        const tokens = tokenLists(sentence)[list];
+        const tokens = TOKENS[list](sentence);
         if (tokens.length === 0) continue;
         text += comma + JSON.stringify(tokens).slice(1, -1);
         comma = ',';
@@ -107,13 +107,14 @@ function* replyPieces(
   yield `${text}],"usage":${JSON.stringify(usage)},"timing":${JSON.stringify(timing)}}`;
 }
 
-/** Just the documented fields: what else a token carries is nobody's contract. */
-export function tokenLists({ tokens, sourceTokens }: TranslatedSentence): {
-  tokens: { id: number; text: string; logprob: number; depth: number }[];
-  source_tokens: { id: number; text: string; depth: number }[];
-} {
-  return {
-    tokens: tokens.map(({ id, text, logprob, depth }) => ({ id, text, logprob, depth })),
-    source_tokens: sourceTokens.map(({ id, text, depth }) => ({ id, text, depth })),
-  };
+/** Made when they are written: a sentence computes them anew each time. */
+const TOKENS = {
+  tokens: ({ tokens }: TranslatedSentence) =>
+    tokens.map(({ id, text, logprob, depth }) => ({ id, text, logprob, depth })),
+  source_tokens: ({ sourceTokens }: TranslatedSentence) =>
+    sourceTokens.map(({ id, text, depth }) => ({ id, text, depth })),
+};
+
+export function tokenLists(sentence: TranslatedSentence): object {
+  return { tokens: TOKENS.tokens(sentence), source_tokens: TOKENS.source_tokens(sentence) };
 }

@@ -140,10 +140,10 @@ export type TranslateResult = Static<typeof TranslateResult>;
 
 const TranslateUsage = Type.Object(
   {
-    source_tokens: Type.Integer({ description: 'Tokens encoded.' }),
-    target_tokens: Type.Integer({ description: 'Tokens of the best translations.' }),
+    source_tokens: Type.Integer({ description: 'Tokens of the texts, an end for each sentence included.' }),
+    target_tokens: Type.Integer({ description: 'Tokens of their translations, ends included.' }),
     position_steps: Type.Integer({
-      description: 'Steps run over all positions of both stacks, all hypotheses included.',
+      description: 'Steps run over all positions of both stacks, all hypotheses and attempts included.',
     }),
     position_steps_fixed: Type.Integer({ description: 'What a model without halting would have run.' }),
   },

@@ -104,7 +104,7 @@ async function translate(
   if (from === undefined) throw detected === undefined ? unsupported(source) : undetectable(detected, languages);
   const different = checkPair(languages, from, target);
   if (format !== 'text' && format !== 'html') throw invalid(`${format} format is not supported`);
-  const inputs = translateInputs([...texts], config, 'q');
+  const inputs = translateInputs(typeof q === 'string' ? q : [...q], config, 'q');
   exit.hold(admission.takeRequest());
 
   let translated = texts.map((text) => ({ text, alternatives: [] as readonly { readonly text: string }[] }));
