@@ -1,4 +1,5 @@
 /** An engine, a tokenizer and models without weights: deterministic, and slow only when a test holds a gate shut. */
+import { monotonicMs } from '../src/clock.js';
 import { parseConfig } from '../src/config.js';
 import type {
   Engine,
@@ -6,6 +7,7 @@ import type {
   EngineState,
   ScoreOutcome,
   ScoreRequest,
+  SpanOutcome,
   TranslateListener,
   TranslateOutcome,
   TranslateRequest,
@@ -97,8 +99,8 @@ export class FakeEngine implements Engine {
   /** Every scoring request that reached the engine, and every translation. */
   readonly requests: ScoreRequest[] = [];
   readonly translations: TranslateRequest[] = [];
-  /** Sentence before which a translation waits at the gate. */
-  gateAtSentence = 0;
+  /** Sentences that pass the gate though it is shut, and though a failure is set. */
+  sentencesFree = 0;
   /** Requests that are in the engine now. */
   active = 0;
   #gate: { readonly opened: Promise<void>; readonly open: () => void } | null = null;
@@ -156,6 +158,10 @@ export class FakeEngine implements Engine {
     }
   }
 
+  async scoreStream(): Promise<SpanOutcome> {
+    throw new Error('the fake engine has no spans');
+  }
+
   async translate(
     request: TranslateRequest,
     signal: AbortSignal,
@@ -168,7 +174,8 @@ export class FakeEngine implements Engine {
       const model = this.#model(request.model);
       const sentences: SentenceResult[] = [];
       for (const [i, ids] of request.sentences.entries()) {
-        if (i >= this.gateAtSentence) await this.#pass(signal);
+        if (this.sentencesFree > 0) this.sentencesFree--;
+        else await this.#pass(signal);
         const result = translateSentence(ids, i, request, model);
         const { ids: said, logprobs, depths } = result.hypotheses[0] as TranslationHypothesis;
         if (request.streamTokens) {
@@ -278,7 +285,7 @@ function translateSentence(
     encoderSteps: sum(encoderDepths),
     decoderSteps: hypotheses.reduce((total, { depths }) => total + sum(depths), 0),
     decoderPositions: hypotheses.reduce((total, { depths }) => total + depths.length, 0),
-    firstTokenAtMs: 0,
+    firstTokenAtMs: monotonicMs(),
   };
 }
 

@@ -97,7 +97,7 @@ test('what fails before the first event has its status; what fails after it is t
   assert.equal(early.statusCode, 503);
   assert.equal(early.json().error.code, 'ENGINE_LOST');
 
-  server.engine.gateAtSentence = 1;
+  server.engine.sentencesFree = 1;
   const { events, done } = await stream(server, { input: ['One.', 'Two.'] });
   assert.equal(done, false);
   assert.equal(events[0]?.index, 0);
@@ -129,7 +129,7 @@ function post(port: number, body: object) {
 
 test('the first sentence is sent while the second is still in work; a hang-up then takes it out of the engine', async (t) => {
   const server = await listening(t);
-  server.engine.gateAtSentence = 1;
+  server.engine.sentencesFree = 1;
   server.engine.shutGate();
   const socket = post(server.port, { input: ['One.', 'Two.'] });
   let received = '';
@@ -154,7 +154,7 @@ test('a reader that stops is cut off; one that waits for a slow sentence is not'
   await server.admission.whenIdle();
   assert.match(await server.deps.metrics.registry.metrics(), /outcome="CLIENT_CLOSED"\} 1/);
 
-  server.engine.gateAtSentence = 1;
+  server.engine.sentencesFree = 1;
   server.engine.shutGate();
   const patient = post(server.port, { input: ['One.', 'Two.'] });
   await once(patient, 'data');
