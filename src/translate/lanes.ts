@@ -37,6 +37,7 @@ interface Lane extends LaneOptions {
 export class Lanes {
   private waiting: Lane[] = [];
   private readonly flying = new Set<Lane>();
+  private readonly running = new Set<Promise<void>>();
   private jobs = 0;
   private scheduled = false;
   private retryMs = RETRY_MS_MIN;
@@ -104,8 +105,14 @@ export class Lanes {
       const free = LANES_IN_FLIGHT - this.flying.size;
       // Small jobs cost messages; a full one is worth waiting for while the engine has enough to do.
       if (free < JOB_LANES || (this.waiting.length < JOB_LANES && this.flying.size > LANES_IN_FLIGHT / 2)) return;
-      void this.run(this.takeJob());
+      const running = this.run(this.takeJob()).finally(() => this.running.delete(running));
+      this.running.add(running);
     }
+  }
+
+  /** Resolves when every job has told its times: a job's last result comes before its end. */
+  async settled(): Promise<void> {
+    while (this.running.size > 0) await Promise.all(this.running);
   }
 
   /** Lanes of one beam, in their order. */

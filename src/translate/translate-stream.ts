@@ -118,6 +118,7 @@ export async function translateStream(
       }
     }
     await window.drained();
+    await lanes.settled();
   } finally {
     lanes.close();
   }

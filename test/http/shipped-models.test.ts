@@ -97,6 +97,7 @@ test('a sentence becomes German, its depths within the bound and its sums those 
   assert.ok(usage.position_steps > 0 && usage.position_steps < usage.position_steps_fixed);
   assert.equal(usage.source_tokens, (result?.source_tokens?.length ?? 0) + 1);
   assert.ok(timing.first_token_ms > 0 && timing.first_token_ms < timing.total_ms);
+  assert.ok(timing.queue_ms > 0 && timing.compute_ms > 0, JSON.stringify(timing));
 });
 
 test('a list gives what each text gives alone, while scores are asked for', LIMITED, async () => {
