@@ -73,8 +73,8 @@ export class CachePool {
 
   /** Takes one of the promised rows. */
   take(): number {
-    const row = this.free.pop();
-    if (row === undefined || this.promised < 1) throw new Error('cache pool: a row was taken that was not promised');
+    const row = this.promised > 0 ? this.free.pop() : undefined;
+    if (row === undefined) throw new Error('cache pool: a row was taken that was not promised');
     this.promised -= 1;
     return row;
   }
