@@ -66,6 +66,9 @@ interface Server {
 async function start(config: Config, world: ServeDependencies): Promise<Server> {
   const { models, tokenizers, refused } = await load(config, world);
   assertServable(config, models);
+  // Read while the engine's thread opens its models.
+  const translates = models.some(({ task }) => task === 'translate');
+  const detecting = translates ? loadLanguageDetector() : guessingDetector;
   const engine = await world.startEngine(config, models).catch((error: unknown) => {
     throw new CommandError(error instanceof Error ? error.message : String(error));
   });
@@ -81,13 +84,12 @@ async function start(config: Config, world: ServeDependencies): Promise<Server> 
     },
     { latencyBucketsMs: config.latencyBucketsMs, processMetrics: true },
   );
-  const translates = engine.models().some(({ task }) => task === 'translate');
   const app = await buildApp({
     config,
     engine,
     admission,
     tokenizers,
-    detector: translates ? await loadLanguageDetector() : guessingDetector,
+    detector: await detecting,
     refused: allRefused,
     metrics,
     observer: new Observer(metrics),

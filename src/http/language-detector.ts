@@ -1,7 +1,7 @@
 /**
- * Which language a text is in, by ELD (n-grams, 60 languages). Of 8,000 sentences of the English and German test sets it gets 99.5 %
- * right, short ones of tatoeba among them 99.3 %; told which languages are served, three words are enough for 99.5 %, two for
- * 97 %. tinyld (99.2 to 92 %) and franc (95 to 39 %) were measured on the same sentences.
+ * Which language a text is in, by ELD (n-grams, 60 languages) and the languages served. Of 8,000 sentences of the English and German
+ * test sets 99.75 % are found, 99.2 % in the worst of them (German of TED); of the beginnings of tatoeba's sentences, three words give 99.2
+ * %, two 97.7 %. By itself, among 60 languages: ELD 99.4 %, tinyld 96.8 %, franc 74 % of the same sentences.
  */
 
 export interface Detection {
