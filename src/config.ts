@@ -168,6 +168,8 @@ export function flagOf(name: OptionName): string {
 }
 
 const VARIABLE_PREFIX = 'PONDER_';
+/** Read by our own tests, which start servers with their environment. */
+const VARIABLES_OF_TESTS: readonly string[] = ['PONDER_PYTHON', 'PONDER_SIM_COUNT'];
 
 /** `batchRowsMax` -> `PONDER_BATCH_ROWS_MAX` */
 export function variableOf(name: OptionName): string {
@@ -186,6 +188,7 @@ export function parseConfig(argv: readonly string[], env: Readonly<Record<string
   const byVariable = new Map(optionNames().map((name) => [variableOf(name), name]));
   for (const [variable, value] of Object.entries(env)) {
     if (!variable.startsWith(VARIABLE_PREFIX) || !value || isServiceLink(variable, value)) continue;
+    if (VARIABLES_OF_TESTS.includes(variable)) continue;
     const name = byVariable.get(variable);
     if (name === undefined) {
       throw new ConfigError(`unknown environment variable ${variable}${didYouMean(variable, byVariable.keys())}`);

@@ -100,6 +100,10 @@ test("Kubernetes' service links are nobody's options", () => {
   assert.equal(parseConfig([], links).port, 8080);
 });
 
+test('variables of our own tests are no options', () => {
+  assert.equal(parseConfig([], { PONDER_PYTHON: '/usr/bin/python3', PONDER_SIM_COUNT: '10' }).port, 8080);
+});
+
 test('names of flags and variables follow from the key', () => {
   assert.equal(flagOf('batchRowsMax'), '--batch-rows-max');
   assert.equal(variableOf('batchRowsMax'), 'PONDER_BATCH_ROWS_MAX');
