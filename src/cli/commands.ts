@@ -14,6 +14,11 @@ interface CommandEntry {
 export const COMMANDS: Readonly<Record<string, CommandEntry>> = {
   serve: { help: 'Serve models over HTTP.', load: async () => (await import('./serve.js')).run, stops: true },
   score: { help: 'Score a text file.', load: async () => (await import('./score.js')).run, stops: true },
+  translate: {
+    help: 'Translate a text file, and go on with a broken run.',
+    load: async () => (await import('./translate.js')).run,
+    stops: true,
+  },
   inspect: {
     help: 'Print the facts of a model package and verify it.',
     load: async () => (await import('./inspect.js')).run,

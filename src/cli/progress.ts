@@ -15,15 +15,20 @@ export interface ProgressState {
   readonly done: number;
   readonly total: number;
   readonly elapsedMs: number;
+  /** What is counted; tokens unless told. */
+  readonly unit?: string;
+  /** Done before the time began to count: what an earlier run left. */
+  readonly doneBefore?: number;
 }
 
 /** `scoring ━━━━━━────  61 %  3,120 tokens/s  0:12 left` within `columns`. */
 export function progressBar(state: ProgressState, columns: number): string {
-  const { label, done, elapsedMs } = state;
+  const { label, elapsedMs, unit = 'tokens', doneBefore = 0 } = state;
   const share = shareOf(state);
+  const done = state.done - doneBefore;
   const perSecond = elapsedMs > 0 ? (done / elapsedMs) * 1000 : 0;
-  const leftMs = done > 0 ? (elapsedMs / done) * (state.total - done) : null;
-  const rate = `${Math.round(perSecond).toLocaleString('en-US')} tokens/s`;
+  const leftMs = done > 0 ? (elapsedMs / done) * (state.total - state.done) : null;
+  const rate = `${Math.round(perSecond).toLocaleString('en-US')} ${unit}/s`;
   const left = leftMs === null ? '' : `  ${clockTime(leftMs)} left`;
   const numbers = `${String(Math.floor(share * 100)).padStart(3)} %  ${rate}${left}`;
   const width = Math.min(BAR_COLUMNS_MAX, columns - label.length - numbers.length - 3);
@@ -51,13 +56,15 @@ export class Progress {
     private readonly label: string,
     private readonly total: number,
     private readonly now: () => number = monotonicMs,
+    private readonly counted: Pick<ProgressState, 'unit' | 'doneBefore'> = {},
   ) {
     this.#startedAtMs = now();
   }
 
   update(done: number): void {
     const nowMs = this.now();
-    const state = { label: this.label, done, total: this.total, elapsedMs: nowMs - this.#startedAtMs };
+    const elapsedMs = nowMs - this.#startedAtMs;
+    const state = { label: this.label, done, total: this.total, elapsedMs, ...this.counted };
     if (state.elapsedMs < SILENT_MS) return;
     if (this.stream.isTTY) {
       if (nowMs - this.#drawnAtMs < REDRAW_MS && done < this.total) return;
