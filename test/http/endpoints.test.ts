@@ -20,6 +20,17 @@ test('models: the list as OpenAI clients read it, and each with provenance and q
   assert.equal(missing.json().error.code, 'UNKNOWN_MODEL');
 });
 
+test('models: task, languages and limits of each', async (t) => {
+  const { app } = await fakeServer();
+  t.after(() => app.close());
+  const [scorer, translator] = (await app.inject('/v1/models')).json().data;
+  const common = { inputs: 1024, text_bytes: 1_048_576, deadline_ms: 600_000 };
+  assert.deepEqual([scorer.task, scorer.language, scorer.target_language], ['score', 'en', null]);
+  assert.deepEqual(scorer.limits, { ...common, max_steps: 8, top_logprobs: 20, stride: 16 });
+  assert.deepEqual([translator.task, translator.language, translator.target_language], ['translate', 'en', 'de']);
+  assert.deepEqual(translator.limits, { ...common, max_steps: 6, beam: 8, alternatives: 7, max_new_tokens: 128 });
+});
+
 test('info: version, options in force, device, refused packages', async (t) => {
   const { app, engine } = await fakeServer(['--threads', '3'], {
     refused: () => [{ id: 'bad', reason: 'wrong hash' }],

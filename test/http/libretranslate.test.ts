@@ -66,7 +66,7 @@ test('format html keeps the tags', async () => {
 });
 
 test('from a language into itself a text passes as it is', async () => {
-  const sofar = server.engine.translations.length;
+  const already = server.engine.translations.length;
   assert.deepEqual((await json({ q: 'Guten Tag', source: 'de', target: 'de' })).json(), {
     translatedText: 'Guten Tag',
   });
@@ -75,7 +75,7 @@ test('from a language into itself a text passes as it is', async () => {
     detectedLanguage: [{ confidence: 90, language: 'de' }],
     alternatives: [[]],
   });
-  assert.equal(server.engine.translations.length, sofar);
+  assert.equal(server.engine.translations.length, already);
 });
 
 test('what is wrong is said in its words, with 400', async () => {
