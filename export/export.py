@@ -16,6 +16,8 @@ import onnx
 import torch
 from torch import Tensor
 
+import adaptive_span
+import adaptive_span_onnx as span_onnx
 import universal_transformer_onnx as ut
 from universal_transformer import LanguageModel, TranslationModel, load
 
@@ -136,11 +138,9 @@ def task_facts(config: dict) -> dict:
     }
 
 
-def export_package(checkpoint: Path, target: Path) -> None:
-    torch.set_num_threads(1)  # the order of summation, and so the golden file, depends on the number of threads
-    config, weights = load(checkpoint)
-    constants = ut.initialisers(weights, config)
-    graphs = ut.graphs(config, constants)
+def write_package(target: Path, constants: dict[str, Tensor], graphs: dict[str, dict[str, onnx.ModelProto]]) -> dict[str, dict]:
+    """Starts the folder anew with weights and graphs; returns the manifest's `precisions`. A graph that is the same in all precisions
+    is written once."""
     shutil.rmtree(target, ignore_errors=True)
     target.mkdir(parents=True)
     places = write_weights(target / "weights.bin", constants)
@@ -153,19 +153,43 @@ def export_package(checkpoint: Path, target: Path) -> None:
             (target / file).write_bytes(model.SerializeToString(deterministic=True))
             onnx.checker.check_model(target / file)  # by path: only then are external weights looked for beside it
             precisions[precision][name] = {"file": file, **signature(model)}
+    return precisions
+
+
+def write_manifest(target: Path, facts: dict, before: dict) -> None:
+    """`facts` and the size and hash of every file that lies in the folder now. What was measured on the package `before` stays when the
+    weights are the same."""
+    files = {}
+    for path in sorted(target.iterdir()):
+        data = path.read_bytes()
+        files[path.name] = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    if "measured" in before.get("quality", {}) and before["files"]["weights.bin"] == files["weights.bin"]:
+        facts = {**facts, "quality": {**facts["quality"], "measured": before["quality"]["measured"]}}
+    write_json(target / "manifest.json", {"format": "ponder-serve/1", "name": target.name, **facts, "files": files})
+
+
+def read_manifest(target: Path) -> dict:
+    path = target / "manifest.json"
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+def export_package(checkpoint: Path, target: Path) -> None:
+    """A folder with config.json is a Universal Transformer; a file is an adaptive-span model in the authors' layout."""
+    torch.set_num_threads(1)  # the order of summation, and so the golden file, depends on the number of threads
+    if checkpoint.is_file():
+        export_span(checkpoint, target)
+        return
+    before = read_manifest(target)
+    config, weights = load(checkpoint)
+    constants = ut.initialisers(weights, config)
+    precisions = write_package(target, constants, ut.graphs(config, constants))
     shutil.copyfile(checkpoint / "tokenizer.json", target / "tokenizer.json")
     reference = ut.reference_weights(constants, config)
     if config["task"] == "lm":
         write_json(target / "golden.json", golden_score(LanguageModel(config, reference), checkpoint))
     else:
         write_json(target / "golden.json", golden_translate(TranslationModel(config, reference), checkpoint))
-    files = {}
-    for path in sorted(target.iterdir()):
-        data = path.read_bytes()
-        files[path.name] = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
-    manifest = {
-        "format": "ponder-serve/1",
-        "name": target.name,
+    facts = {
         "family": config["family"],
         **task_facts(config),
         "halting": {k: config[k] for k in ("act_type", "halted_state", "forced_stop", "max_steps", "threshold")},
@@ -173,14 +197,61 @@ def export_package(checkpoint: Path, target: Path) -> None:
         "precisions": precisions,
         "provenance": {**config["trained"], "licence": LICENCES[config["task"]]},
         "quality": {"checkpoint": config["measured"]},
-        "files": files,
     }
-    write_json(target / "manifest.json", manifest)
+    write_manifest(target, facts, before)
+
+
+# What stands before the first byte of a text, so that it too is predicted: a line break.
+START_BYTE = 10
+
+GOLDEN_TEXTS = (
+    "A head that looks back ten keys pays for ten keys.",
+    "Die Straße war naß; 42 Äpfel lagen dort. \u2014 \U0001f600",
+    "The span of attention is learnt: most heads look at a few characters, a few look at a thousand. " * 24,
+)
+
+
+def export_span(checkpoint: Path, target: Path) -> None:
+    """Bytes as vocabulary. `<checkpoint without suffixes>.json` beside the file holds provenance and quality."""
+    before = read_manifest(target)
+    shape, weights = adaptive_span.load_checkpoint(checkpoint)
+    constants = span_onnx.initialisers(shape, weights)
+    precisions = write_package(target, constants, span_onnx.graphs(shape, weights, constants))
+    model = adaptive_span.SpanModel(shape, span_onnx.reference_weights(shape, weights, constants))
+    golden = []
+    for text in GOLDEN_TEXTS:
+        ids = list(text.encode())
+        logprobs = model.logprobs(torch.tensor([START_BYTE, *ids[:-1]]))[torch.arange(len(ids)), torch.tensor(ids)]
+        golden.append({"text": text, "ids": ids, "logprobs": [round(x, 4) for x in logprobs.tolist()]})
+    write_json(target / "golden.json", golden)
+    about = json.loads(checkpoint.with_name(checkpoint.name.split(".")[0] + ".json").read_text())
+    facts = {
+        "family": "adaptive-span",
+        "task": "score",
+        "language": about["language"],
+        "dimensions": {
+            "d_model": shape.d_model, "heads": shape.heads, "d_ff": shape.d_ff, "vocab": shape.vocab,
+            "layers": shape.layers, "span_max": shape.span_max, "ramp": shape.ramp,
+        },
+        "span": {
+            "kind": "dynamic" if shape.dynamic else "adaptive",
+            # Keys of each layer and head, and how the heads share pools: the order of a group's columns is that of its heads.
+            "keys": adaptive_span.spans(shape, weights),
+            "groups": span_onnx.plan(shape, weights),
+        },
+        "tokens": {"bos": START_BYTE},
+        "tokenizer": "bytes",
+        "parameters": sum(weights[name].numel() for name in adaptive_span.expected(shape)),
+        "precisions": precisions,
+        "provenance": about["provenance"],
+        "quality": about["quality"],
+    }  # fmt: skip
+    write_manifest(target, facts, before)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("checkpoint", type=Path, help="folder with config.json, model.safetensors, tokenizer.json, golden.json")
+    parser.add_argument("checkpoint", type=Path, help="a folder with config.json, or a file of the adaptive-span layout")
     parser.add_argument("target", type=Path, help="folder to write, for example models/ut-lm-en")
     args = parser.parse_args()
     export_package(args.checkpoint, args.target)

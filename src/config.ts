@@ -108,6 +108,14 @@ export const OPTIONS = {
   cacheRowsMax: integer(32_768, 1, 16 * MIB, {
     help: "Rows of a decoder's key and value cache (4 KiB each at width 512): positions times depths; a full one makes requests wait.",
   }),
+  spanBlockTokens: integer(128, 16, 4096, {
+    help: 'Tokens of one step of a long text, for models with attention spans; a multiple of 16.',
+  }),
+  spanLanesMax: integer(32, 1, 4096, {
+    help: 'Texts and sessions that hold a cache at a time, for each model with attention spans.',
+  }),
+  sessionsMax: integer(16, 1, 4096, { help: 'Sessions that are open at a time, for each model with attention spans.' }),
+  sessionIdleMsMax: integer(10 * MINUTE_MS, 1, DAY_MS, { help: 'Idle time after which a session is closed.' }),
   queueLanesMax: integer(4096, 1, 1_000_000, {
     help: 'Sequences waiting or running at a time; past it requests get 429.',
   }),
@@ -169,7 +177,7 @@ export function flagOf(name: OptionName): string {
 
 const VARIABLE_PREFIX = 'PONDER_';
 /** Read by our own tests, which start servers with their environment. */
-const VARIABLES_OF_TESTS: readonly string[] = ['PONDER_PYTHON', 'PONDER_SIM_COUNT'];
+const VARIABLES_OF_TESTS: readonly string[] = ['PONDER_PYTHON', 'PONDER_SHARED', 'PONDER_SIM_COUNT', 'PONDER_SIM_SEED'];
 
 /** `batchRowsMax` -> `PONDER_BATCH_ROWS_MAX` */
 export function variableOf(name: OptionName): string {
@@ -238,7 +246,8 @@ export function optionHelp(): string {
  */
 export function assertServable(config: Config, models: readonly ModelDescription[]): void {
   // One window of the longest model must fit everywhere, or a request could wait for ever.
-  for (const { id, contextTokens, maxSteps, task } of models) {
+  for (const { id, contextTokens, maxSteps, task, span } of models) {
+    if (span !== undefined) continue;
     for (const name of ['batchRowsMax', 'slotsMax', 'queueTokensMax'] as const) {
       if (config[name] >= contextTokens) continue;
       throw new ConfigError(
@@ -264,6 +273,12 @@ function assertRelations(config: Config): void {
   };
   atMost('batchRowsMax', 'slotsMax');
   atMost('lanesMax', 'slotsMax');
+  atMost('sessionsMax', 'spanLanesMax');
+  if (config.spanBlockTokens % 16 !== 0) {
+    throw new ConfigError(
+      `spanBlockTokens (${config.spanBlockTokens}) is no multiple of 16: change --span-block-tokens`,
+    );
+  }
   atMost('textBytesMax', 'bodyBytesMax');
   atMost('bodyBytesMax', 'bodiesBytesMax');
   atMost('deadlineMsDefault', 'deadlineMsMax');

@@ -35,6 +35,17 @@ export const ERRORS = {
     type: 'not_found_error',
     help: 'No model of that name is served; GET /v1/models lists them.',
   },
+  SESSION_UNKNOWN: {
+    ...client,
+    status: 404,
+    type: 'not_found_error',
+    help: 'No session of that name is open, or it was idle too long (--session-idle-ms-max); begin a new one.',
+  },
+  SESSION_BUSY: {
+    ...client,
+    status: 409,
+    help: 'Another request of this session is in work; a stream goes on from one place at a time.',
+  },
   METHOD_NOT_ALLOWED: {
     ...client,
     status: 405,

@@ -1,6 +1,7 @@
 /** `ponder-serve inspect MODEL`: what a package says about itself, and whether its files are the ones it was written with. */
 import { basename, dirname, resolve } from 'node:path';
 import { parseConfig } from '../config.js';
+import type { AdaptiveSpanManifest, Manifest } from '../models/manifest.js';
 import { type PackageFacts, packageFacts } from '../models/registry.js';
 import { type CommandIo, EXIT, parseFlags, runCommand, UsageError, write } from './command.js';
 import { grouped, printable, table } from './terminal.js';
@@ -55,7 +56,6 @@ export function renderJson(facts: PackageFacts): string {
 
 export function renderFacts(facts: PackageFacts): string {
   const { folder, manifest, files } = facts;
-  const { dimensions, halting, tokens } = manifest;
   const problems = problemsOf(facts).length;
   const bytes = files.reduce((sum, file) => sum + file.bytes, 0);
   return [
@@ -64,15 +64,10 @@ export function renderFacts(facts: PackageFacts): string {
       ['folder', folder],
       ['family', `${manifest.family}, task ${manifest.task}, language ${printable(manifest.language)}`],
       ['parameters', grouped(manifest.parameters)],
-      ['dimensions', `width ${dimensions.d_model}, heads ${dimensions.heads}, feed-forward ${dimensions.d_ff}`],
-      ['vocabulary', `${grouped(dimensions.vocab)} (begin ${tokens.bos}, end ${tokens.eos}, padding ${tokens.pad})`],
-      ['context', `${dimensions.context} positions`],
-      [
-        'halting',
-        `at most ${halting.max_steps} steps, threshold ${halting.threshold}; ${halting.act_type}, ${halting.halted_state}, ${halting.forced_stop}`,
-      ],
+      ...familyRows(manifest),
       ['precisions', Object.keys(manifest.precisions).join(', ')],
     ]),
+    manifest.family === 'adaptive-span' ? renderSpans(manifest) : '',
     section('quality', manifest.quality),
     section('provenance', manifest.provenance),
     `\nfiles\n${indent(
@@ -83,6 +78,47 @@ export function renderFacts(facts: PackageFacts): string {
     )}`,
     `\n${files.length} files, ${grouped(bytes)} bytes: ${problems === 0 ? 'verified' : `${problems} damaged`}\n`,
   ].join('');
+}
+
+function familyRows(manifest: Manifest): string[][] {
+  const { d_model, heads, d_ff } = manifest.dimensions;
+  const width = `width ${d_model}, heads ${heads}, feed-forward ${d_ff}`;
+  switch (manifest.family) {
+    case 'universal-transformer': {
+      const { dimensions, tokens, halting } = manifest;
+      const { act_type, halted_state, forced_stop } = halting;
+      return [
+        ['dimensions', width],
+        ['vocabulary', `${grouped(dimensions.vocab)} (begin ${tokens.bos}, end ${tokens.eos}, padding ${tokens.pad})`],
+        ['context', `${dimensions.context} positions`],
+        [
+          'halting',
+          `at most ${halting.max_steps} steps, threshold ${halting.threshold}; ${act_type}, ${halted_state}, ${forced_stop}`,
+        ],
+      ];
+    }
+    case 'adaptive-span': {
+      const { layers, vocab, span_max, ramp } = manifest.dimensions;
+      return [
+        ['dimensions', `${layers} layers, ${width}`],
+        ['vocabulary', `${grouped(vocab)} (${manifest.tokenizer})`],
+        ['span', `${manifest.span.kind}, at most ${span_max} keys, ramp ${ramp}`],
+      ];
+    }
+    default:
+      return manifest satisfies never;
+  }
+}
+
+/** Keys of each head; heads in a group share a pool as long as the widest. */
+function renderSpans({ span }: AdaptiveSpanManifest): string {
+  const rows = span.keys.map((keys, layer) => {
+    const groups = (span.groups[layer] ?? []).map(({ heads, span }) => `${heads.length} x ${span}`);
+    return [`layer ${layer}`, ...keys.map(String), groups.join(' + ')];
+  });
+  const heads = (span.keys[0] ?? []).map((_, head) => `head ${head}`);
+  const right = heads.map((_, i) => i + 1);
+  return `\nkeys of each head, and of the pools that heads share\n${indent(table([['', ...heads, 'pools'], ...rows], right))}`;
 }
 
 /** Free-form facts, nested objects as dotted names. */

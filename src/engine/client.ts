@@ -14,11 +14,22 @@ import type {
   EngineState,
   ScoreOutcome,
   ScoreRequest,
+  SpanListener,
+  SpanOutcome,
+  SpanRequest,
   TranslateListener,
   TranslateOutcome,
   TranslateRequest,
 } from './engine.js';
-import type { EngineTelemetry, FromEngine, Job, ScoreWindowResult, SentenceResult, ToEngine } from './protocol.js';
+import type {
+  EngineTelemetry,
+  FromEngine,
+  Job,
+  ScoreWindowResult,
+  SentenceResult,
+  SpanBlockResult,
+  ToEngine,
+} from './protocol.js';
 import type { WorkerSetup } from './worker.js';
 
 // A worker that dies at once each time is not restarted in a tight loop; one that served for a while is back at once.
@@ -148,6 +159,16 @@ export class EngineClient implements Engine {
     return { sentences: results, ...times, firstTokenMs: results.length === 0 ? 0 : first - submittedAtMs };
   }
 
+  async scoreStream(request: SpanRequest, signal: AbortSignal, listener?: SpanListener): Promise<SpanOutcome> {
+    const blocks: SpanBlockResult[][] = request.texts.map(() => []);
+    const times = await this.submit({ ...request, kind: 'span' }, request.texts, signal, (message) => {
+      if (message.type !== 'block') return;
+      if (listener === undefined) blocks[message.index]?.push(message.result);
+      else listener(message.index, message.start, message.result);
+    });
+    return { texts: blocks.map(joinBlocks), ...times };
+  }
+
   /** The one way in and the one way out of a job. `sequences`: what it is charged for, a lane and its tokens each. */
   private async submit(
     request: NewJob,
@@ -260,6 +281,7 @@ export class EngineClient implements Engine {
       case 'window':
       case 'token':
       case 'sentence':
+      case 'block':
         this.jobs.get(message.jobId)?.part(message);
         break;
       case 'done':
@@ -348,6 +370,24 @@ export class EngineClient implements Engine {
   }
 }
 
+function joinBlocks(blocks: readonly SpanBlockResult[]): SpanBlockResult {
+  const floats = (of: (block: SpanBlockResult) => Float32Array) => {
+    const joined = new Float32Array(blocks.reduce((sum, block) => sum + of(block).length, 0));
+    let at = 0;
+    for (const block of blocks) {
+      joined.set(of(block), at);
+      at += of(block).length;
+    }
+    return joined;
+  };
+  return {
+    logprobs: floats(({ logprobs }) => logprobs),
+    topIds: Int32Array.from(blocks.flatMap(({ topIds }) => [...topIds])),
+    topLogprobs: floats(({ topLogprobs }) => topLogprobs),
+    spans: floats(({ spans }) => spans),
+  };
+}
+
 function closedByClient(): ServerError {
   return new ServerError('CLIENT_CLOSED', 'the client closed the connection');
 }
@@ -367,6 +407,12 @@ export async function startEngine(config: Config, models: readonly ModelDescript
         finishRowsMax: FINISH_ROWS_MAX,
       },
       cacheRowsMax: config.cacheRowsMax,
+      span: {
+        lanesMax: config.spanLanesMax,
+        blockTokens: config.spanBlockTokens,
+        sessionsMax: config.sessionsMax,
+        idleMsMax: config.sessionIdleMsMax,
+      },
       queueWaitMsMax: config.queueWaitMsMax,
       models,
     },

@@ -3,7 +3,15 @@
  * over the worker thread; tests implement it in a few lines.
  */
 import type { ModelDescription } from '../models/description.js';
-import type { EngineTelemetry, ScoreJob, ScoreWindowResult, SentenceResult, TranslateJob } from './protocol.js';
+import type {
+  EngineTelemetry,
+  ScoreJob,
+  ScoreWindowResult,
+  SentenceResult,
+  SpanBlockResult,
+  SpanJob,
+  TranslateJob,
+} from './protocol.js';
 
 export type EngineState = 'starting' | 'ready' | 'restarting' | 'draining' | 'stopped';
 
@@ -27,6 +35,18 @@ export interface TranslateOutcome {
   /** From submission until the first token of any sentence was decided. */
   readonly firstTokenMs: number;
 }
+
+export type SpanRequest = Omit<SpanJob, 'id' | 'kind' | 'submittedAtMs'>;
+
+export interface SpanOutcome {
+  /** One per text, in order: its blocks put together. */
+  readonly texts: readonly SpanBlockResult[];
+  readonly queueMs: number;
+  readonly computeMs: number;
+}
+
+/** A block of a text is done; called in order for each text. May not throw. */
+export type SpanListener = (index: number, start: number, result: SpanBlockResult) => void;
 
 /** Hears of results as they come, in any order of sentences. Neither call may throw. */
 export interface TranslateListener {
@@ -56,6 +76,11 @@ export interface Engine {
   score(request: ScoreRequest, signal: AbortSignal): Promise<ScoreOutcome>;
   /** Translates all sentences of one request; rejects as `score` does. */
   translate(request: TranslateRequest, signal: AbortSignal, listener?: TranslateListener): Promise<TranslateOutcome>;
+  /**
+   * Scores texts of any length with a span model, block by block; rejects as `score` does, and with SESSION_UNKNOWN or
+   * SESSION_BUSY. With a listener the outcome's texts are empty: whoever listens has had them.
+   */
+  scoreStream(request: SpanRequest, signal: AbortSignal, listener?: SpanListener): Promise<SpanOutcome>;
   /** Calls back with every report of the loop. Returns how to stop. */
   onTelemetry(listener: (telemetry: EngineTelemetry) => void): () => void;
   /** Finishes what is in, refuses what is new (DRAINING), and resolves when the worker has stopped and released everything. */

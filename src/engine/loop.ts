@@ -5,6 +5,7 @@
  * Messages are taken between turns, so that a job submitted or aborted now is seen before the next step. Nothing here knows of
  * threads, ports or clocks: `worker.ts` wires them in, tests wire in their own.
  */
+import { ServerError } from '../errors.js';
 import { FairShare } from '../scheduler/fair-share.js';
 import type { EngineTelemetry, FromEngine, Job, ToEngine } from './protocol.js';
 import type { Stage, StageGauges, StageTurn } from './stage.js';
@@ -102,9 +103,14 @@ export class EngineLoop {
       return;
     }
     const startByMs = job.submittedAtMs + this.deps.queueWaitMsMax;
-    const partsLeft = stage.submit(job, { deadlineAtMs: job.deadlineAtMs, startByMs });
-    this.jobs.set(job.id, { stage, partsLeft, startedAtMs: null });
     this.unreported = true;
+    try {
+      const partsLeft = stage.submit(job, { deadlineAtMs: job.deadlineAtMs, startByMs });
+      this.jobs.set(job.id, { stage, partsLeft, startedAtMs: null });
+    } catch (error) {
+      if (!(error instanceof ServerError)) throw error;
+      this.deps.post({ type: 'failed', jobId: job.id, code: error.code, message: error.message }, []);
+    }
   }
 
   private expire(stage: Stage): void {

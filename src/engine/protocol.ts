@@ -56,7 +56,34 @@ export interface TranslateJob {
   readonly deadlineAtMs: number | null;
 }
 
-export type Job = ScoreJob | TranslateJob;
+/** Scoring with a model whose cache goes from block to block: texts of any length, answered block by block. */
+export interface SpanJob {
+  readonly kind: 'span';
+  readonly id: number;
+  readonly model: string;
+  /** Token ids to predict; each text is a stream of its own. One text when `session` is given. */
+  readonly texts: readonly Int32Array[];
+  /** Caps the span z of every head, in keys (the ramp comes on top); null: the model's own. */
+  readonly spanCap: number | null;
+  readonly topLogprobs: number;
+  /** The cache is kept under this key afterwards; `continues`: it is there already, and this text follows what it has seen. */
+  readonly session: { readonly key: string; readonly continues: boolean } | null;
+  readonly submittedAtMs: number;
+  readonly deadlineAtMs: number | null;
+}
+
+export type Job = ScoreJob | TranslateJob | SpanJob;
+
+/** `n` tokens of a text, in order. */
+export interface SpanBlockResult {
+  /** [n] nats. */
+  readonly logprobs: Float32Array;
+  /** [n, topLogprobs] */
+  readonly topIds: Int32Array;
+  readonly topLogprobs: Float32Array;
+  /** [n] mean span z over all heads, in keys; empty for a model whose spans do not depend on the token. */
+  readonly spans: Float32Array;
+}
 
 /** One translation of a sentence. */
 export interface TranslationHypothesis {
@@ -118,6 +145,14 @@ export type FromEngine =
       readonly id: number;
       readonly logprob: number;
       readonly depth: number;
+    }
+  | {
+      readonly type: 'block';
+      readonly jobId: number;
+      readonly index: number;
+      /** Place of the block's first token in the text. */
+      readonly start: number;
+      readonly result: SpanBlockResult;
     }
   | { readonly type: 'sentence'; readonly jobId: number; readonly index: number; readonly result: SentenceResult }
   /** Sent once per job after its last window, or instead of it. `startedAtMs`: its first lane was admitted. */

@@ -30,7 +30,7 @@ export interface Stage {
   readonly model: string;
   /** The jobs it takes; the loop brings it no others. */
   readonly kind: Job['kind'];
-  /** Takes the job and tells how many messages will complete a part of it. */
+  /** Takes the job and tells how many messages will complete a part of it. Throws ServerError when it can't be taken. */
   submit(job: Job, timeLimits: TimeLimits): number;
   /** The job leaves; its rows are not in the next step. */
   abort(jobId: number): void;

@@ -4,6 +4,7 @@
  */
 import { parentPort, receiveMessageOnPort, workerData } from 'node:worker_threads';
 import { monotonicMs } from '../clock.js';
+import { AdaptiveSpan } from '../families/adaptive-span.js';
 import { Translation } from '../families/translation.js';
 import { UniversalTransformer } from '../families/universal-transformer.js';
 import type { ModelDescription } from '../models/description.js';
@@ -14,6 +15,7 @@ import type { SchedulerLimits } from '../scheduler/scheduler.js';
 import { EngineLoop } from './loop.js';
 import type { FromEngine, ToEngine } from './protocol.js';
 import { ScoreStage } from './score-stage.js';
+import { type SessionLimits, SpanStage } from './span-stage.js';
 import type { Stage } from './stage.js';
 import { TranslateStage } from './translate-stage.js';
 
@@ -23,6 +25,7 @@ export interface WorkerSetup {
   readonly spin: boolean;
   readonly limits: SchedulerLimits;
   readonly cacheRowsMax: number;
+  readonly span: { readonly lanesMax: number; readonly blockTokens: number } & SessionLimits;
   readonly queueWaitMsMax: number;
   readonly models: readonly ModelDescription[];
 }
@@ -46,6 +49,18 @@ interface Opened {
 async function openModel(backend: Backend, model: ModelDescription, setup: WorkerSetup): Promise<Opened> {
   const { id, maxSteps, bosId, eosId, task } = model;
   const { limits, cacheRowsMax } = setup;
+  if (model.span !== undefined) {
+    const { lanesMax, blockTokens } = setup.span;
+    const family = await AdaptiveSpan.open(backend, model, lanesMax, blockTokens);
+    const keysPerToken = model.span.keys.flat().reduce((sum, keys) => sum + keys, 0);
+    const stage = new SpanStage(
+      { id, bosId, family, keysPerToken },
+      { lanesMax, rowsMax: limits.rowsMax, blockTokens },
+      setup.span,
+      monotonicMs,
+    );
+    return { stage, release: () => family.release() };
+  }
   switch (task) {
     case 'score': {
       const family = await UniversalTransformer.open(backend, model, limits);

@@ -2,11 +2,11 @@
  * manifest.json: what a model package says about itself. Strict: an unknown key is an error, because a setting that this
  * version does not know may change what the model computes. New families and tasks are added to `FAMILIES` and `TASKS`.
  */
-import { type Static, type TProperties, type TSchema, Type } from 'typebox';
+import { type Static, type TProperties, type TSchema, type TUnion, Type } from 'typebox';
 import { Value } from 'typebox/value';
 
 export const FORMAT = 'ponder-serve/1';
-export const FAMILIES = ['universal-transformer'] as const;
+export const FAMILIES = ['universal-transformer', 'adaptive-span'] as const;
 export const TASKS = ['score', 'translate'] as const;
 export const PRECISIONS = ['int8', 'float32'] as const;
 
@@ -37,19 +37,27 @@ const Graph = Strict({
   inputs: Named('^.+$', Tensor),
   outputs: Named('^.+$', Tensor),
 });
-/** The graphs that each task needs; `finish_top` is `finish` with the k best candidates beside the targets. */
-export const GRAPHS = {
-  score: ['begin', 'step', 'finish', 'finish_top'],
-  translate: ['begin', 'encoder_step', 'encoder_finish', 'decoder_step', 'decoder_finish'],
-} as const satisfies Record<(typeof TASKS)[number], readonly string[]>;
 const Graphs = Named('^[a-z][a-z_]{0,63}$', Graph);
 
-export const Manifest = Strict({
+/** What every package says. */
+const COMMON = {
   format: Type.Literal(FORMAT),
   name: Type.String({ pattern: MODEL_NAME }),
-  family: OneOf(FAMILIES),
-  task: OneOf(TASKS),
   language: Type.String({ minLength: 1 }),
+  parameters: Count,
+  precisions: Strict({ int8: Type.Optional(Graphs), float32: Type.Optional(Graphs) }),
+  provenance: Free,
+  quality: Free,
+  files: Named(
+    FILE_NAME,
+    Strict({ bytes: Type.Integer({ minimum: 0 }), sha256: Type.String({ pattern: '^[0-9a-f]{64}$' }) }),
+  ),
+};
+
+const UniversalTransformerManifest = Strict({
+  ...COMMON,
+  family: Type.Literal('universal-transformer'),
+  task: OneOf(TASKS),
   /** The language that a translation model translates into; `language` is then its source. */
   target_language: Type.Optional(Type.String({ minLength: 1 })),
   dimensions: Strict({ d_model: Count, heads: Count, d_ff: Count, vocab: Count, context: Count }),
@@ -63,16 +71,47 @@ export const Manifest = Strict({
     threshold: Type.Number({ exclusiveMinimum: 0, maximum: 1 }),
   }),
   tokens: Strict({ bos: TokenId, eos: TokenId, pad: TokenId }),
-  parameters: Count,
-  precisions: Strict({ int8: Type.Optional(Graphs), float32: Type.Optional(Graphs) }),
-  provenance: Free,
-  quality: Free,
-  files: Named(
-    FILE_NAME,
-    Strict({ bytes: Type.Integer({ minimum: 0 }), sha256: Type.String({ pattern: '^[0-9a-f]{64}$' }) }),
-  ),
 });
-export type Manifest = Static<typeof Manifest>;
+export type UniversalTransformerManifest = Static<typeof UniversalTransformerManifest>;
+
+const AdaptiveSpanManifest = Strict({
+  ...COMMON,
+  family: Type.Literal('adaptive-span'),
+  task: Type.Literal('score'),
+  dimensions: Strict({
+    d_model: Count,
+    heads: Count,
+    d_ff: Count,
+    vocab: Count,
+    layers: Count,
+    /** Keys that a head could look back at most, and the ramp of its mask. */
+    span_max: Count,
+    ramp: Count,
+  }),
+  span: Strict({
+    /** One span a head, or one a token and head. */
+    kind: OneOf(['adaptive', 'dynamic']),
+    /** Keys of each layer and head: ceil(z S + R). */
+    keys: Type.Array(Type.Array(Count)),
+    /** Heads of a layer that share a pool as long as the widest of them. */
+    groups: Type.Array(Type.Array(Strict({ heads: Type.Array(Type.Integer({ minimum: 0 })), span: Count }))),
+  }),
+  tokens: Strict({ bos: TokenId }),
+  /** Ids are the bytes of UTF-8. */
+  tokenizer: Type.Literal('bytes'),
+});
+export type AdaptiveSpanManifest = Static<typeof AdaptiveSpanManifest>;
+
+const SCHEMAS = { 'universal-transformer': UniversalTransformerManifest, 'adaptive-span': AdaptiveSpanManifest };
+export type Manifest = UniversalTransformerManifest | AdaptiveSpanManifest;
+
+/** The graphs that a package of each kind needs; `finish_top` is `finish` with the k best candidates beside the targets. */
+function graphsOf({ family, task }: Manifest): readonly string[] {
+  if (family === 'adaptive-span') return ['step'];
+  if (task === 'score') return ['begin', 'step', 'finish', 'finish_top'];
+  return ['begin', 'encoder_step', 'encoder_finish', 'decoder_step', 'decoder_finish'];
+}
+
 export type Precision = (typeof PRECISIONS)[number];
 
 /** A package that can't be served, and why; the message is one line that names the file and the remedy. */
@@ -97,7 +136,8 @@ export function damaged(file: string, what: string): PackageError {
 export function parseManifest(json: string, folderName: string): Manifest {
   const value = parseJson(json);
   expectKnown(value);
-  if (!Value.Check(Manifest, value)) throw damaged('manifest.json', explain(value));
+  const schema = schemaOf(value);
+  if (!Value.Check(schema, value)) throw damaged('manifest.json', explain(schema, value));
   const problem = contradiction(value, folderName);
   if (problem !== null) throw damaged('manifest.json', problem);
   return value;
@@ -125,9 +165,15 @@ function expectKnown(value: unknown): void {
   }
 }
 
+/** Of a family that is unknown or no text the checks of the first schema say what is wrong. */
+function schemaOf(value: unknown): TUnion<[typeof UniversalTransformerManifest, typeof AdaptiveSpanManifest]> {
+  const family = (value as { family?: keyof typeof SCHEMAS } | null)?.family ?? 'universal-transformer';
+  return (SCHEMAS[family] ?? UniversalTransformerManifest) as unknown as ReturnType<typeof schemaOf>;
+}
+
 /** The first schema error in words; of the errors of an alternative the last one says what was expected. */
-function explain(value: unknown): string {
-  const errors = Value.Errors(Manifest, value);
+function explain(schema: TSchema, value: unknown): string {
+  const errors = Value.Errors(schema, value);
   const unknown = errors.find((error) => error.keyword === 'additionalProperties');
   if (unknown?.keyword === 'additionalProperties') {
     return `unknown key ${unknown.params.additionalProperties.slice(0, 8).join(', ')} in ${unknown.instancePath || '/'}`;
@@ -150,13 +196,16 @@ function contradiction(manifest: Manifest, folderName: string): string | null {
   for (const [name, id] of Object.entries(tokens)) {
     if (id >= dimensions.vocab) return `token ${name} (${id}) is outside the vocabulary (${dimensions.vocab})`;
   }
-  if ((manifest.task === 'translate') !== (manifest.target_language !== undefined)) {
+  if (manifest.family === 'adaptive-span') {
+    const problem = spanContradiction(manifest);
+    if (problem !== null) return problem;
+  } else if ((manifest.task === 'translate') !== (manifest.target_language !== undefined)) {
     return 'target_language belongs to a translation model, and to no other';
   }
   for (const precision of PRECISIONS) {
     const graphs = manifest.precisions[precision];
     if (graphs === undefined) continue;
-    const missing = GRAPHS[manifest.task].find((graph) => !Object.hasOwn(graphs, graph));
+    const missing = graphsOf(manifest).find((graph) => !Object.hasOwn(graphs, graph));
     if (missing !== undefined) return `precisions/${precision} has no graph ${missing}`;
   }
   if (PRECISIONS.every((precision) => manifest.precisions[precision] === undefined)) return 'precisions is empty';
@@ -169,6 +218,26 @@ function contradiction(manifest: Manifest, folderName: string): string | null {
   return null;
 }
 
+/** Every head in one group of its layer, and no group narrower than a head of it. */
+function spanContradiction({ dimensions, span }: AdaptiveSpanManifest): string | null {
+  const { layers, heads, span_max } = dimensions;
+  if (span.keys.length !== layers || span.groups.length !== layers) return `span does not describe ${layers} layers`;
+  for (const [layer, groups] of span.groups.entries()) {
+    const keys = span.keys[layer] ?? [];
+    const grouped = groups.flatMap((group) => group.heads).sort((a, b) => a - b);
+    if (keys.length !== heads || grouped.length !== heads || grouped.some((head, i) => head !== i)) {
+      return `span/groups of layer ${layer} do not hold each of ${heads} heads once`;
+    }
+    for (const group of groups) {
+      if (group.span > span_max) return `a group of layer ${layer} is wider than span_max (${span_max})`;
+      if (group.heads.some((head) => (keys[head] as number) > group.span)) {
+        return `a head of layer ${layer} looks further than its group`;
+      }
+    }
+  }
+  return null;
+}
+
 function nestsDeeper(value: unknown, levels: number): boolean {
   if (typeof value !== 'object' || value === null) return false;
   return levels === 0 || Object.values(value).some((inner) => nestsDeeper(inner, levels - 1));
@@ -177,5 +246,6 @@ function nestsDeeper(value: unknown, levels: number): boolean {
 /** The files that serving needs by name. Weights are named within the graphs; they are checked like all others listed. */
 function requiredFiles(manifest: Manifest): Set<string> {
   const graphs = PRECISIONS.flatMap((precision) => Object.values(manifest.precisions[precision] ?? {}));
-  return new Set([...graphs.map((graph) => graph.file), 'tokenizer.json']);
+  const files = graphs.map((graph) => graph.file);
+  return new Set(manifest.family === 'adaptive-span' ? files : [...files, 'tokenizer.json']);
 }

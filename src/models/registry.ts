@@ -82,27 +82,51 @@ export function describe({ folder, manifest, createdAtUnix }: ModelPackage, prec
       `manifest.json: no ${precision} graphs: start with --precision ${others.join(' or ')}, or re-export`,
     );
   }
-  const { dimensions, halting } = manifest;
   return {
     id: manifest.name,
-    family: manifest.family,
     task: manifest.task,
     language: manifest.language,
-    targetLanguage: manifest.target_language ?? null,
     precision,
-    vocabularySize: dimensions.vocab,
-    contextTokens: dimensions.context,
-    maxSteps: halting.max_steps,
-    threshold: halting.threshold,
-    bosId: manifest.tokens.bos,
-    eosId: manifest.tokens.eos,
+    vocabularySize: manifest.dimensions.vocab,
     parameters: manifest.parameters,
     graphs,
     folder,
     provenance: manifest.provenance,
     quality: manifest.quality,
     createdAtUnix,
+    ...familyFacts(manifest),
   };
+}
+
+function familyFacts(manifest: Manifest) {
+  switch (manifest.family) {
+    case 'universal-transformer':
+      return {
+        family: manifest.family,
+        targetLanguage: manifest.target_language ?? null,
+        contextTokens: manifest.dimensions.context,
+        maxSteps: manifest.halting.max_steps,
+        threshold: manifest.halting.threshold,
+        bosId: manifest.tokens.bos,
+        eosId: manifest.tokens.eos,
+      };
+    case 'adaptive-span': {
+      const { d_model, heads, span_max: spanMax, ramp } = manifest.dimensions;
+      return {
+        family: manifest.family,
+        targetLanguage: null,
+        contextTokens: Number.MAX_SAFE_INTEGER,
+        maxSteps: 1,
+        threshold: 1,
+        bosId: manifest.tokens.bos,
+        // Bytes have no end of text.
+        eosId: -1,
+        span: { ...manifest.span, spanMax, ramp, headWidth: d_model / heads },
+      };
+    }
+    default:
+      return manifest satisfies never;
+  }
 }
 
 /** Subfolders, sorted; hidden ones (`.git`, `..data` of a Kubernetes volume) are no packages, nor are files beside them. */

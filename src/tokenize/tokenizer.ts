@@ -11,9 +11,11 @@
  *   oracle of the tests.
  * - Work is sliced: all texts being encoded share `SLICE_MS` of each turn of the event loop.
  */
+import { existsSync } from 'node:fs';
 import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { BytePairs } from './byte-pairs.js';
+import { ByteTokenizer } from './byte-tokenizer.js';
 import { utf8Length, utf16Length } from './code-points.js';
 import { type Normalized, nfcSteps } from './normalize.js';
 import { PieceScanner } from './piece-scanner.js';
@@ -47,6 +49,8 @@ const slicer = new TimeSlicer(SLICE_MS);
  */
 export async function loadTokenizer(folder: string, vocabularySize?: number): Promise<Tokenizer> {
   const path = join(folder, 'tokenizer.json');
+  // A package whose vocabulary is bytes needs no tables and has none; its manifest has said so.
+  if (vocabularySize === 256 && !existsSync(path)) return new ByteTokenizer();
   try {
     const tokenizer = new ByteLevelTokenizer(parseTokenizerFile(await readFile(path, 'utf8')), slicer);
     if (vocabularySize !== undefined && tokenizer.vocabularySize !== vocabularySize) {

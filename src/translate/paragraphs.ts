@@ -41,13 +41,14 @@ export function* plainParts(text: string): Generator<DocumentPart | null> {
 
 function* paragraphs(text: string): Generator<Line[]> {
   let lines: Line[] = [];
+  let blank = 0;
   const breaks = /\r\n|[\n\r\f\v\x85\u2028\u2029]/g;
   for (let start = 0; start <= text.length; ) {
     breaks.lastIndex = start;
     const found = breaks.exec(text);
     const end = found?.index ?? text.length;
     if (isBlank(text, start, end)) {
-      if (lines.length > 0) yield lines;
+      if (lines.length > 0 || ++blank % PARAGRAPH_LINES_MAX === 0) yield lines;
       lines = [];
     } else {
       lines.push({ start, end });

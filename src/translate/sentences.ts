@@ -29,46 +29,51 @@ const FIRST_WORDS =
 /** The sentences, without the white space around them; what has no words lies between them. Yields null where the caller may pause. */
 export function* sentenceSteps(text: string): Generator<Range | null> {
   for (const run of wordRuns(text)) {
-    // A wrapped line goes on: the segmenter would part at every line break.
-    const flat = text.slice(run.start, run.end).replace(/[\t\n\v\f\r\x85\u2028\u2029]/g, ' ');
-    for (const sentence of wholeSentences(flat)) {
+    const runText = text.slice(run.start, run.end);
+    for (const sentence of wholeSentences(runText)) {
       if (sentence === null) yield null;
-      else yield* wordsOf(flat, sentence, run.start);
+      else yield* wordsOf(runText, sentence, run.start);
     }
   }
 }
 
-function* wordsOf(flat: string, sentence: Range, offset: number): Generator<Range> {
-  for (const part of boundedParts(flat, trimmed(flat, sentence))) {
-    const words = trimmedToWords(flat, part);
+function* wordsOf(text: string, sentence: Range, offset: number): Generator<Range> {
+  for (const part of boundedParts(text, trimmed(text, sentence))) {
+    const words = trimmedToWords(text, part);
     if (words !== null) yield { start: offset + words.start, end: offset + words.end };
   }
 }
 
-/** The text without its runs of more than WORD_UNITS_MAX without white space. */
+/** The text without its runs of more than WORD_UNITS_MAX without white space. Not by a pattern: it has a megabyte to go through. */
 function wordRuns(text: string): Range[] {
-  if (text.length <= WORD_UNITS_MAX) return [{ start: 0, end: text.length }];
   const runs: Range[] = [];
   let from = 0;
-  const space = /\s+|$/g;
-  for (let wordStart = 0; wordStart < text.length; ) {
-    space.lastIndex = wordStart;
-    const found = space.exec(text);
-    const wordEnd = found?.index ?? text.length;
-    const next = wordEnd + (found?.[0].length ?? 0);
-    if (wordEnd - wordStart > WORD_UNITS_MAX) {
+  let wordStart = 0;
+  for (let at = 0; at <= text.length; at++) {
+    if (at < text.length && !isSpace(text.charCodeAt(at))) continue;
+    if (at - wordStart > WORD_UNITS_MAX) {
       if (wordStart > from) runs.push({ start: from, end: wordStart });
-      from = next;
+      from = at;
     }
-    wordStart = Math.max(next, wordStart + 1);
+    wordStart = at + 1;
   }
   if (from < text.length) runs.push({ start: from, end: text.length });
   return runs;
 }
 
+/** As `\s` has it. */
+function isSpace(unit: number): boolean {
+  if (unit <= 0x20) return unit === 0x20 || (unit >= 9 && unit <= 13);
+  if (unit < 0x1680) return unit === 0xa0;
+  return (
+    unit === 0x3000 || unit === 0xfeff || (unit >= 0x2000 && /\s/.test(String.fromCharCode(unit))) || unit === 0x1680
+  );
+}
+
 function* segments(text: string): Generator<Range | null> {
   for (let from = 0; from < text.length; ) {
-    const chunk = text.slice(from, from + CHUNK_UNITS);
+    // A wrapped line goes on: the segmenter would part at every line break.
+    const chunk = text.slice(from, from + CHUNK_UNITS).replace(/[\t\n\v\f\r\x85\u2028\u2029]/g, ' ');
     const found = Array.from(segmenter.segment(chunk), ({ index, segment }) => {
       return { start: from + index, end: from + index + segment.length };
     });

@@ -33,6 +33,7 @@ function start(t: TestContext, { queueLanesMax = 4, queueTokensMax = 100 } = {})
       spin: false,
       limits: { rowsMax: 64, lanesMax: 4, slotsMax: 64, finishRowsMax: 64 },
       cacheRowsMax: 64,
+      span: { lanesMax: 4, blockTokens: 128, sessionsMax: 2, idleMsMax: 1000 },
       queueWaitMsMax: 1000,
       models: [describeModel({ id: 'a' }), describeModel({ id: 'b' })],
     },

@@ -23,6 +23,7 @@ const SETUP = {
   spin: false,
   limits: { rowsMax: 512, lanesMax: 16, slotsMax: 2048, finishRowsMax: 256 },
   cacheRowsMax: 2048,
+  span: { lanesMax: 4, blockTokens: 128, sessionsMax: 2, idleMsMax: 1000 },
   queueWaitMsMax: 10_000,
 } as const;
 

@@ -63,7 +63,7 @@ for (const [what, path, value, reason] of [
     /unknown format "ponder-serve\/9", this version serves ponder-serve\/1: upgrade/,
   ],
   ['an unknown family', 'family', 'mamba', /unknown family "mamba", this version serves universal-transformer/],
-  ['an unknown task', 'task', 'translate', /unknown task "translate", this version serves score/],
+  ['an unknown task', 'task', 'summarize', /unknown task "summarize", this version serves score, translate/],
   ['an unknown key', 'speed', 1, /unknown key speed in \/: re-export or restore it/],
   ['an unknown key within', 'halting/epsilon', 1, /unknown key epsilon in \/halting/],
   ['no name', 'name', undefined, /required properties name/],
@@ -79,7 +79,7 @@ for (const [what, path, value, reason] of [
   ['a token outside the vocabulary', 'tokens/bos', 512, /token bos \(512\) is outside the vocabulary \(512\)/],
   ['no precision', 'precisions', {}, /precisions is empty/],
   ['an unknown precision', 'precisions/int4', {}, /unknown key int4 in \/precisions/],
-  ['no step graph', 'precisions/int8/step', undefined, /\/precisions\/int8 must have required properties step/],
+  ['no step graph', 'precisions/int8/step', undefined, /precisions\/int8 has no graph step/],
   ['a graph that is not listed', 'precisions/int8/step/file', 'other.onnx', /files does not list other\.onnx/],
   ['a graph of an inherited name', 'precisions/int8/step/file', 'constructor', /files does not list constructor/],
   [

@@ -1,0 +1,170 @@
+/**
+ * Language models with a learned attention span (export/adaptive_span_onnx.py): a block of tokens a lane, keys and values of each
+ * group of heads in a ring as long as the group's span.
+ *
+ *   pool of a group:   row 0 is zero for ever: the keys before the beginning of a stream, which take part in the softmax
+ *                      then a ring of span + blockTokens rows a slot; position p lies at p modulo that
+ *   window of a lane:  the span rows before the block and the block's own, oldest first
+ */
+import type { SpanBlockResult } from '../engine/protocol.js';
+import type { ModelDescription } from '../models/description.js';
+import { type Backend, type Graph, RuntimeFailure, type Tensor } from '../runtime/backend.js';
+import type { SpanLane, SpanPlan } from '../scheduler/span-scheduler.js';
+import { openGraphs, pool } from './stack.js';
+import { StepInputs } from './step-inputs.js';
+
+const GRAPHS = ['step'] as const;
+const POOL = /^(?:keys|values)(\d+)_(\d+)$/;
+
+// No head looks further than this; an uncapped lane's z stays what it is.
+const NO_CAP = 1e9;
+
+export class AdaptiveSpan {
+  private readonly inputs: StepInputs;
+  private readonly pools: Readonly<Record<string, Tensor>>;
+  /** The distinct spans of the groups: a window table each. */
+  private readonly spans: readonly number[];
+  private readonly dynamic: boolean;
+  private readonly step: Graph;
+
+  private constructor(
+    backend: Backend,
+    graphs: Readonly<Record<(typeof GRAPHS)[number], Graph>>,
+    spanOf: (layer: number, group: number) => number,
+    lanesMax: number,
+    private readonly blockTokens: number,
+  ) {
+    this.step = graphs.step;
+    this.inputs = new StepInputs(backend);
+    this.dynamic = 'z' in this.step.outputs;
+    const pools: Record<string, Tensor> = {};
+    const spans = new Set<number>();
+    for (const [name, { dims }] of Object.entries(this.step.inputs)) {
+      const match = POOL.exec(name);
+      if (match === null) continue;
+      const span = spanOf(Number(match[1]), Number(match[2]));
+      spans.add(span);
+      pools[name] = pool(backend, 1 + lanesMax * (span + blockTokens), dims[1] as number);
+    }
+    this.pools = pools;
+    this.spans = [...spans].sort((a, b) => a - b);
+  }
+
+  /** Throws RuntimeFailure when the graph can't be opened or is not the one described. */
+  static async open(
+    backend: Backend,
+    model: ModelDescription,
+    lanesMax: number,
+    blockTokens: number,
+  ): Promise<AdaptiveSpan> {
+    const groups = model.span?.groups ?? [];
+    const spanOf = (layer: number, group: number) => {
+      const span = groups[layer]?.[group]?.span;
+      if (span === undefined) throw new RuntimeFailure('open', `the manifest has no group ${group} of layer ${layer}`);
+      return span;
+    };
+    return new AdaptiveSpan(backend, await openGraphs(backend, model, GRAPHS), spanOf, lanesMax, blockTokens);
+  }
+
+  /** Runs a block of every lane of the plan; one result a lane, in its order. */
+  async advance(plan: SpanPlan): Promise<SpanBlockResult[]> {
+    const { inputs } = this;
+    const { lanes, blockTokens: m } = plan;
+    const u = lanes.length;
+    const ids = inputs.int32('ids', [u, m]);
+    const targets = inputs.int32('targets', [u, m]);
+    const cap = inputs.float32('cap', [u, 1, 1, 1]);
+    const k = Math.max(1, ...lanes.map(({ request }) => request.topCount));
+    const count = inputs.take('k', 'int64', [1]);
+    (count.data as BigInt64Array)[0] = BigInt(k);
+    lanes.forEach((lane, i) => {
+      const text = lane.request.ids;
+      const taken = text.subarray(lane.done, lane.done + m);
+      // Padding at the end of the last block is computed and never looked at.
+      targets.data.fill(0, i * m, (i + 1) * m).set(taken, i * m);
+      ids.data.fill(0, i * m, (i + 1) * m).set(taken.subarray(0, m - 1), i * m + 1);
+      ids.data[i * m] = lane.done === 0 ? lane.startId : (text[lane.done - 1] as number);
+      cap.data[i] = lane.request.spanCap ?? NO_CAP;
+    });
+    const windows: Record<string, Tensor> = {};
+    for (const span of this.spans) windows[`window${span}`] = this.window(span, lanes, m);
+
+    const logprob = inputs.float32('logprob', [u, m]);
+    const best = inputs.float32('top_logprobs', [u, m, k]);
+    const bestIds = inputs.int32('top_ids', [u, m, k]);
+    const outputs: Record<string, Tensor> = {
+      logprob: logprob.tensor,
+      top_logprobs: best.tensor,
+      top_ids: bestIds.tensor,
+    };
+    const heads = this.dynamic ? (this.step.outputs.z?.dims[2] as number) : 0;
+    const z = inputs.float32('z', [u, m, heads]);
+    if (this.dynamic) outputs.z = z.tensor;
+    for (const [name, tensor] of Object.entries(this.pools)) outputs[`${name}_out`] = tensor;
+    const bound = { ids: ids.tensor, targets: targets.tensor, cap: cap.tensor, k: count };
+    const run = this.step.run({ ...bound, ...windows, ...this.pools }, outputs);
+    if (run !== undefined) await run;
+
+    return lanes.map(({ left, request: { topCount } }, i) => {
+      const n = Math.min(m, left);
+      const logprobs = logprob.data.slice(i * m, i * m + n);
+      if (logprobs.some(Number.isNaN)) {
+        throw new RuntimeFailure('step', 'the model computed a log-probability that is not a number');
+      }
+      const result = { topIds: new Int32Array(n * topCount), topLogprobs: new Float32Array(n * topCount) };
+      for (let t = 0; t < n && topCount > 0; t++) {
+        const from = (i * m + t) * k;
+        result.topIds.set(bestIds.data.subarray(from, from + topCount), t * topCount);
+        result.topLogprobs.set(best.data.subarray(from, from + topCount), t * topCount);
+      }
+      return { logprobs, ...result, spans: this.meanSpans(z.data, i * m, n, heads) };
+    });
+  }
+
+  /** Mean z over all heads of each of `n` tokens, in keys; empty for a model whose spans do not depend on the token. */
+  private meanSpans(z: Float32Array, first: number, n: number, heads: number): Float32Array {
+    const means = new Float32Array(this.dynamic ? n : 0);
+    for (let t = 0; t < means.length; t++) {
+      let sum = 0;
+      for (let h = 0; h < heads; h++) sum += z[(first + t) * heads + h] as number;
+      means[t] = sum / heads;
+    }
+    return means;
+  }
+
+  private window(span: number, lanes: readonly SpanLane[], m: number): Tensor {
+    const width = span + m;
+    const ring = span + this.blockTokens;
+    const { tensor, data } = this.inputs.int32(`window${span}`, [lanes.length, width]);
+    lanes.forEach((lane, i) => {
+      const base = 1 + lane.slot * ring;
+      const from = lane.startsAt + lane.done - span;
+      for (let j = 0; j < width; j++) {
+        const position = from + j;
+        data[i * width + j] = position < 0 ? 0 : base + (position % ring);
+      }
+    });
+    return tensor;
+  }
+
+  release(): void {
+    this.inputs.release();
+    for (const tensor of Object.values(this.pools)) tensor.release();
+    this.step.release();
+  }
+}
+
+/** Bytes of keys and values that one lane holds: the sum of its groups' rings, not the length of its text. */
+export function laneCacheBytes(
+  groups: readonly (readonly SpanGroup[])[],
+  headWidth: number,
+  blockTokens: number,
+): number {
+  const rows = groups.flat().reduce((sum, { heads, span }) => sum + heads.length * (span + blockTokens), 0);
+  return rows * headWidth * 2 * Float32Array.BYTES_PER_ELEMENT;
+}
+
+export interface SpanGroup {
+  readonly heads: readonly number[];
+  readonly span: number;
+}

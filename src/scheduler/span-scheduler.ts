@@ -1,0 +1,155 @@
+/**
+ * Decides which blocks of which texts run next, for models that carry a cache from block to block (adaptive span). Pure.
+ *
+ * A lane is one text; it advances a block of `blockTokens` a turn, the last one shorter. Lanes take turns and a new one goes to the
+ * front, so a long text never holds a short one up by more than one step. Blocks of one step have the same length, which is
+ * a function of what is left of the lane alone: a score cannot depend on its batch.
+ *
+ *   text of 300, blocks of 128:   128 128 48 (44 tokens, padded to a multiple of 16)
+ */
+import { SlotPool } from './slot-pool.js';
+
+export interface SpanLimits {
+  /** Texts (and sessions) that hold a cache at once. */
+  readonly lanesMax: number;
+  /** Tokens of one step, over all its lanes. */
+  readonly rowsMax: number;
+  readonly blockTokens: number;
+}
+
+export interface SpanLaneRequest {
+  readonly jobId: number;
+  readonly index: number;
+  /** Tokens to predict. */
+  readonly ids: Int32Array;
+  readonly topCount: number;
+  /** Caps every head's z, in keys; null: none. */
+  readonly spanCap: number | null;
+}
+
+/** What a lane leaves behind when its text is done and more may follow. */
+export interface StreamState {
+  readonly slot: number;
+  /** Tokens seen since the beginning of the stream. */
+  readonly position: number;
+  /** The last of them: the input that predicts the next. */
+  readonly lastId: number;
+}
+
+export class SpanLane {
+  slot = -1;
+  /** Tokens of this text that are done. */
+  done = 0;
+  /** Position in the stream of the text's first token, and the token before it. */
+  readonly startsAt: number;
+  readonly startId: number;
+
+  constructor(
+    readonly request: SpanLaneRequest,
+    bosId: number,
+    readonly continues: StreamState | null,
+    /** The slot is kept when the text is done. */
+    readonly keep: boolean,
+  ) {
+    this.startsAt = continues?.position ?? 0;
+    this.startId = continues?.lastId ?? bosId;
+  }
+
+  get left(): number {
+    return this.request.ids.length - this.done;
+  }
+}
+
+export interface SpanPlan {
+  readonly lanes: readonly SpanLane[];
+  /** Tokens a lane, padding included; the same for all. */
+  readonly blockTokens: number;
+}
+
+const TAIL_MULTIPLE = 16;
+
+// Long texts may not take every cache: a short one would wait for a whole long one to end.
+const LONG_BLOCKS = 8;
+const LONG_SHARE = 0.75;
+
+export class SpanScheduler {
+  private waiting: SpanLane[] = [];
+  private running: SpanLane[] = [];
+  private readonly slots: SlotPool;
+
+  constructor(readonly limits: SpanLimits) {
+    this.slots = new SlotPool(limits.lanesMax);
+  }
+
+  get lanesWaiting(): number {
+    return this.waiting.length;
+  }
+  get lanesRunning(): number {
+    return this.running.length;
+  }
+  get slotsUsed(): number {
+    return this.slots.capacity - this.slots.available;
+  }
+
+  submit(lane: SpanLane): void {
+    if (lane.request.ids.length === 0) throw new Error('a lane without tokens would never end');
+    this.waiting.push(lane);
+  }
+
+  /** Removes the lanes of a job. A session that one of them continued has lost its cache: its slot is freed as well. */
+  abort(jobId: number): void {
+    const stays = (lane: SpanLane) => lane.request.jobId !== jobId;
+    for (const lane of this.running) if (!stays(lane)) this.release(lane.slot);
+    for (const lane of this.waiting) if (!stays(lane) && lane.continues !== null) this.release(lane.continues.slot);
+    this.running = this.running.filter(stays);
+    this.waiting = this.waiting.filter(stays);
+  }
+
+  /** Frees a cache that a kept lane left behind. */
+  release(slot: number): void {
+    this.slots.give(Int32Array.of(slot));
+  }
+
+  schedule(): SpanPlan | null {
+    this.admit();
+    const [first] = this.running;
+    if (first === undefined) return null;
+    const blockTokens = this.blockOf(first);
+    const lanesMax = Math.max(1, Math.floor(this.limits.rowsMax / blockTokens));
+    return { lanes: this.running.filter((lane) => this.blockOf(lane) === blockTokens).slice(0, lanesMax), blockTokens };
+  }
+
+  private blockOf(lane: SpanLane): number {
+    return Math.min(this.limits.blockTokens, Math.ceil(lane.left / TAIL_MULTIPLE) * TAIL_MULTIPLE);
+  }
+
+  private isLong(lane: SpanLane): boolean {
+    return lane.request.ids.length > LONG_BLOCKS * this.limits.blockTokens;
+  }
+
+  private admit(): void {
+    const longMax = Math.max(1, Math.floor(this.limits.lanesMax * LONG_SHARE));
+    let long = this.running.filter((lane) => this.isLong(lane)).length;
+    const admitted: SpanLane[] = [];
+    this.waiting = this.waiting.filter((lane) => {
+      const holds = lane.continues !== null;
+      if (!holds && (this.slots.available === 0 || (this.isLong(lane) && long >= longMax))) return true;
+      lane.slot = lane.continues?.slot ?? (this.slots.take(1)[0] as number);
+      if (this.isLong(lane)) long += 1;
+      admitted.push(lane);
+      return false;
+    });
+    this.running.unshift(...admitted);
+  }
+
+  /** The plan's blocks are done; returns the lanes that have ended. Those that are not kept have given their slot back. */
+  apply(plan: SpanPlan): SpanLane[] {
+    const ran = new Set(plan.lanes);
+    for (const lane of plan.lanes) lane.done += Math.min(plan.blockTokens, lane.left);
+    const ended = plan.lanes.filter(({ left }) => left === 0);
+    for (const lane of ended) if (!lane.keep) this.release(lane.slot);
+    const goOn = plan.lanes.filter(({ left }) => left > 0);
+    this.running = [...this.running.filter((lane) => !ran.has(lane)), ...goOn];
+    return ended;
+  }
+}
