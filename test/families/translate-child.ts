@@ -42,8 +42,8 @@ export function translateInChild({ backend, precision, threads }: ChildSettings)
   });
 }
 
-// onnxruntime-node copies whole pools at each step: they are no larger than they must be, and its beams are few.
-const BEAMS_OF_ORT_NODE = 3;
+// onnxruntime-node copies whole pools at each step: they are no larger than they must be, and it searches one beam.
+const BEAMS_OF_ORT_NODE = 1;
 const LIMITS: TranslateLimits = {
   encoder: { rowsMax: 40, lanesMax: 4, slotsMax: 60, finishRowsMax: 30 },
   memoryRowsMax: 110,

@@ -181,7 +181,7 @@ test('int8: in random company, under random limits and budgets, a sentence is wh
   }
 });
 
-test('a beam of 4 scores no lower than greedy, its best first, and each of its translations is another one', async () => {
+test('a beam of 4: best first, each translation another one, and the best about as good as greedy or better', async () => {
   const { greedy, beam } = await translated({ backend: 'ort-capi', precision: 'int8', threads: 2 });
   for (const [i, { hypotheses }] of beam.entries()) {
     const scores = hypotheses.map(({ score }) => score);
