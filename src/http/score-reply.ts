@@ -9,6 +9,7 @@ import type { Tokenizer } from '../tokenize/types.js';
 import { joinOrStream, TOKENS_PER_PIECE } from './reply-pieces.js';
 import type { ScoreReply, ScoreResult, Usage } from './schemas.js';
 import type { TokenizedInput } from './score-work.js';
+import { tokenJson } from './token-json.js';
 
 /** One input with the results of its windows, span by span. */
 export interface ScoredInput extends TokenizedInput {
@@ -96,13 +97,14 @@ function* replyPieces(
   topLogprobs: number,
   tokenizer: Tokenizer,
 ): Generator<string> {
+  const textOf = tokenJson(tokenizer);
   let text = `{"model":${JSON.stringify(model)},"results":[`;
   let tokensInText = 0;
   for (const [i, result] of results.entries()) {
     text += `${i > 0 ? ',' : ''}${JSON.stringify(result).slice(0, -1)},"tokens":[`;
     const input = inputs[i];
     if (input === undefined) throw new Error(`result ${i} has no input`);
-    for (const token of tokenTexts(input, topLogprobs, tokenizer)) {
+    for (const token of tokenTexts(input, topLogprobs, textOf)) {
       text += token;
       tokensInText += 1 + topLogprobs;
       if (tokensInText >= TOKENS_PER_PIECE) {
@@ -120,7 +122,7 @@ function* replyPieces(
 function* tokenTexts(
   { encoded, spans, results }: ScoredInput,
   topLogprobs: number,
-  tokenizer: Tokenizer,
+  textOf: (id: number) => string,
 ): Generator<string> {
   let token = 0;
   for (const [w, span] of spans.entries()) {
@@ -130,18 +132,18 @@ function* tokenTexts(
     }
     for (let i = 0; i < result.logprobs.length; i++, token++) {
       const id = encoded.ids[token] as number;
-      yield `${token > 0 ? ',' : ''}{"id":${id},"text":${JSON.stringify(tokenizer.tokenText(id))},` +
+      yield `${token > 0 ? ',' : ''}{"id":${id},"text":${textOf(id)},` +
         `"offset":${encoded.offsets[token]},"logprob":${result.logprobs[i]},"depth":${result.depths[i]},` +
-        `"remainder":${result.remainders[i]}${topLogprobs > 0 ? topTexts(result, i, topLogprobs, tokenizer) : ''}}`;
+        `"remainder":${result.remainders[i]}${topLogprobs > 0 ? topTexts(result, i, topLogprobs, textOf) : ''}}`;
     }
   }
 }
 
-function topTexts(result: ScoreWindowResult, i: number, topLogprobs: number, tokenizer: Tokenizer): string {
+function topTexts(result: ScoreWindowResult, i: number, topLogprobs: number, textOf: (id: number) => string): string {
   const tops: string[] = [];
   for (let k = i * topLogprobs; k < (i + 1) * topLogprobs; k++) {
     const id = result.topIds[k] as number;
-    tops.push(`{"id":${id},"text":${JSON.stringify(tokenizer.tokenText(id))},"logprob":${result.topLogprobs[k]}}`);
+    tops.push(`{"id":${id},"text":${textOf(id)},"logprob":${result.topLogprobs[k]}}`);
   }
   return `,"top_logprobs":[${tops.join(',')}]`;
 }
