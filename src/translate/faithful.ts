@@ -214,14 +214,20 @@ function spoken(template: Template, stretch: Stretch, tokenizer: Tokenizer, onTo
       .decode(ids)
       .replace(/\ufffd+$/, '')
       .trimStart();
-    const { places } = findStandIns(said, template.standIns);
-    const settled =
-      template.standIns.length === 0
-        ? said
-        : said.replace(/[A-Z]{1,3}\d*$/, (name) => (places.at(-1)?.end === said.length ? name : ''));
-    const safe = places.filter(({ end }) => end <= settled.length);
-    onToken(id, logprob, depth, fillIn(blankOut(settled, safe), safe, template.standIns, stretch));
+    const settled = said.slice(0, said.length - unfinishedName(said, template.standIns));
+    const { places } = findStandIns(settled, template.standIns);
+    onToken(id, logprob, depth, fillIn(blankOut(settled, places), places, template.standIns, stretch));
   };
+}
+
+/** How many units at the end may still become a stand-in. */
+function unfinishedName(said: string, standIns: readonly StandIn[]): number {
+  const longest = standIns.reduce((most, { name }) => Math.max(most, name.length), 0);
+  for (let units = Math.min(longest - 1, said.length); units > 0; units--) {
+    const end = said.slice(-units);
+    if (standIns.some(({ name }) => name.length > units && name.startsWith(end))) return units;
+  }
+  return 0;
 }
 
 /** In two, at the last clause that the model's context holds; the second half may be too long again. */

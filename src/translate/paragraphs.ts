@@ -7,6 +7,7 @@
  */
 import type { DocumentPart } from './block.js';
 import { plainBlock } from './block.js';
+import { isSpace } from './white-space.js';
 
 const WRAP_COLUMNS_MIN = 50;
 const WRAP_COLUMNS_MAX = 130;
@@ -65,7 +66,7 @@ function* paragraphs(text: string): Generator<Line[]> {
 
 function isBlank(text: string, start: number, end: number): boolean {
   for (let i = start; i < end; i++) {
-    if (text.charCodeAt(i) > 0x20 && text[i] !== '\u00a0') return false;
+    if (!isSpace(text.charCodeAt(i))) return false;
   }
   return true;
 }

@@ -4,6 +4,7 @@
  * letter after a stop.
  */
 import { hasWords, protectedSpans, type Range } from './spans.js';
+import { isSpace } from './white-space.js';
 
 /** Longer sentences are no sentences; they are cut before the tokeniser and the patterns of spans see them. */
 export const SENTENCE_UNITS_MAX = 2000;
@@ -59,15 +60,6 @@ function wordRuns(text: string): Range[] {
   }
   if (from < text.length) runs.push({ start: from, end: text.length });
   return runs;
-}
-
-/** As `\s` has it. */
-function isSpace(unit: number): boolean {
-  if (unit <= 0x20) return unit === 0x20 || (unit >= 9 && unit <= 13);
-  if (unit < 0x1680) return unit === 0xa0;
-  return (
-    unit === 0x3000 || unit === 0xfeff || (unit >= 0x2000 && /\s/.test(String.fromCharCode(unit))) || unit === 0x1680
-  );
 }
 
 function* segments(text: string): Generator<Range | null> {

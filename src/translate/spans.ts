@@ -32,6 +32,8 @@ const PATTERNS: readonly string[] = [
   String.raw`\b[a-zA-Z\d]*(?:_+[a-zA-Z\d]+)+_*|\b_+[a-zA-Z\d]\w*`,
   String.raw`(?<![\w:]):[a-z][a-z\d_+-]+:(?![\w:])`,
   String.raw`(?<![\w@#&])[@#][a-zA-Z]\w+`,
+  // Colours of a terminal.
+  String.raw`\x1b\[[\d;]*[A-Za-z]`,
   // /usr/bin/x, ~/x, C:\x
   String.raw`(?<![\w.\/<])(?:~|\.{1,2})?(?:\/[\w.+-]+){2,}\/?|~\/[\w.\/+-]+|\b[A-Za-z]:\\[\w.\\-]*`,
 ];
