@@ -35,10 +35,14 @@ export class FakeFamily implements Family {
   private readonly slots = new Map<number, Slot>();
   private readonly known = new Map<Lane, { readonly print: number; renewed: number[]; running: number[] }>();
 
-  /** `onRun`: called before each plan is run, such as to move the clock. */
+  /**
+   * @param onRun called before each plan is run, such as to move the clock
+   * @param causal whether positions see those before them only, or, as in an encoder, all of their lane
+   */
   constructor(
     private readonly limits: SchedulerLimits,
     private readonly onRun: (kind: 'advance' | 'finish') => void = () => {},
+    private readonly causal = true,
   ) {}
 
   async advance(plan: AdvancePlan): Promise<AdvanceResult> {
@@ -65,9 +69,9 @@ export class FakeFamily implements Family {
         this.totals.halted += 1;
         this.totals.remainderSum += update.remainder;
       }
-      const lastRunning = left.at(-1) ?? -1;
+      const seenUpTo = this.causal || left.length === 0 ? (left.at(-1) ?? -1) : lane.length;
       known.running = left;
-      known.renewed = justHalted.filter((position) => position < lastRunning);
+      known.renewed = justHalted.filter((position) => position < seenUpTo);
     }
     assert.equal(halted.length, plan.activeRows, 'activeRows is the number of rows of the lanes');
     this.count(plan);
