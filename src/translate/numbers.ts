@@ -48,7 +48,7 @@ export function checkNumbers(source: string, numbers: readonly NumberSpan[], tra
   let missing = unmatched(numbers, numbersIn(text)).missing;
   for (const index of missing) {
     const number = numbers[index] as NumberSpan;
-    text = digitsForWord(afternoonHour(text, number), number.digits);
+    text = digitsForWord(halfHour(afternoonHour(text, number), number), number.digits);
   }
   const found = numbersIn(text);
   const matched = unmatched(numbers, found);
@@ -92,6 +92,14 @@ function afternoonHour(text: string, { written, isAfternoon }: NumberSpan): stri
   const when = Number(hour) < 6 ? 'nachmittags' : 'abends';
   const own = `${hour}${separator}${minutes}`;
   return text.replace(new RegExp(`(?<![\\d.,:])${shown}\\s?Uhr(?! (?:nachmittags|abends))`), `${own} Uhr ${when}`);
+}
+
+/** halb drei -> 2:30 Uhr, where the source has 2:30; otherwise the text as it is. */
+function halfHour(text: string, { written }: NumberSpan): string {
+  const hour = /^(\d{1,2})[.:]30$/.exec(written)?.[1];
+  const next = hour === undefined ? undefined : CARDINALS[(Number(hour) % 12) + 1];
+  if (next === undefined) return text;
+  return text.replace(new RegExp(`(?<!\\p{L})halb ${next}(?: Uhr)?(?!\\p{L})`, 'iu'), `${written} Uhr`);
 }
 
 const CARDINALS: readonly string[] = (

@@ -37,6 +37,8 @@ test('numbers: German separators are right, other digits are not', () => {
     ['at 1:30 p.m. today', 'heute um 13:30 Uhr', 'heute um 1:30 Uhr nachmittags', []],
     ['at 9 pm', 'um 21 Uhr', 'um 9 Uhr abends', []],
     ['at 2:30', 'um 2.30 Uhr', 'um 2:30 Uhr', []],
+    ['at 2:30', 'um halb drei', 'um 2:30 Uhr', []],
+    ['at 12:30', 'um halb eins', 'um 12:30 Uhr', []],
     ['3 of 3 cats', 'drei von drei Katzen', 'drei von drei Katzen', [0, 1]],
     ['in 1848 and 1950', 'im Jahr 1950', 'im Jahr 1950', [0]],
   ] as [string, string, string, number[]][]) {
