@@ -139,7 +139,8 @@ export class SpanScheduler {
       admitted.push(lane);
       return false;
     });
-    this.running.unshift(...admitted);
+    // Of those that come in together the shortest first; a stable sort, so equal ones keep their order.
+    this.running.unshift(...admitted.sort((a, b) => a.left - b.left));
   }
 
   /** The plan's blocks are done; returns the lanes that have ended. Those that are not kept have given their slot back. */

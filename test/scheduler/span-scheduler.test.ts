@@ -1,0 +1,130 @@
+/** Blocks of long texts: who runs next, in which length, and what is left behind. */
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+import fc from 'fast-check';
+import { SpanLane, type SpanLimits, SpanScheduler } from '../../src/scheduler/span-scheduler.js';
+
+const LIMITS: SpanLimits = { lanesMax: 4, rowsMax: 64, blockTokens: 32 };
+
+function lane(jobId: number, length: number, keep = false): SpanLane {
+  const ids = Int32Array.from({ length }, (_, i) => i % 256);
+  return new SpanLane({ jobId, index: 0, ids, topCount: 0, spanCap: null }, 10, null, keep);
+}
+
+/** Runs to the end; returns the plans as [block, jobs]. */
+function run(scheduler: SpanScheduler): [number, number[]][] {
+  const plans: [number, number[]][] = [];
+  for (let plan = scheduler.schedule(); plan !== null; plan = scheduler.schedule()) {
+    plans.push([plan.blockTokens, plan.lanes.map(({ request }) => request.jobId)]);
+    scheduler.apply(plan);
+  }
+  return plans;
+}
+
+test('a text advances in blocks, its tail padded to a multiple of 16', () => {
+  const scheduler = new SpanScheduler(LIMITS);
+  scheduler.submit(lane(1, 32 + 32 + 5));
+  assert.deepEqual(run(scheduler), [
+    [32, [1]],
+    [32, [1]],
+    [16, [1]],
+  ]);
+  assert.equal(scheduler.slotsUsed, 0);
+});
+
+test('lanes of the same block length share a step, as many as rowsMax allows', () => {
+  const scheduler = new SpanScheduler(LIMITS);
+  for (const id of [1, 2, 3]) scheduler.submit(lane(id, 32));
+  assert.deepEqual(run(scheduler), [
+    [32, [1, 2]],
+    [32, [3]],
+  ]);
+});
+
+test('a short text that arrives runs in the next step, whatever a long one still has to do', () => {
+  const scheduler = new SpanScheduler(LIMITS);
+  scheduler.submit(lane(1, 320));
+  const first = scheduler.schedule();
+  assert.ok(first);
+  scheduler.apply(first);
+  scheduler.submit(lane(2, 7));
+  const second = scheduler.schedule();
+  assert.deepEqual(
+    second?.lanes.map(({ request }) => request.jobId),
+    [2],
+  );
+});
+
+test('long texts leave a cache free for short ones', () => {
+  const scheduler = new SpanScheduler(LIMITS);
+  for (const id of [1, 2, 3, 4]) scheduler.submit(lane(id, 32 * 9));
+  scheduler.submit(lane(5, 3));
+  const plan = scheduler.schedule();
+  assert.deepEqual(
+    plan?.lanes.map(({ request }) => request.jobId),
+    [5],
+    'the short one is in, ahead of the fourth long one',
+  );
+  assert.equal(scheduler.lanesRunning, 4);
+  assert.equal(scheduler.lanesWaiting, 1);
+});
+
+test('a kept lane leaves its slot with whoever goes on with it', () => {
+  const scheduler = new SpanScheduler(LIMITS);
+  const first = lane(1, 20, true);
+  scheduler.submit(first);
+  run(scheduler);
+  assert.equal(scheduler.slotsUsed, 1);
+  const state = { slot: first.slot, position: 20, lastId: 19 };
+  const ids = Int32Array.of(20, 21);
+  const next = new SpanLane({ jobId: 2, index: 0, ids, topCount: 0, spanCap: null }, 10, state, false);
+  assert.deepEqual([next.startsAt, next.startId], [20, 19]);
+  scheduler.submit(next);
+  run(scheduler);
+  assert.equal(next.slot, first.slot);
+  assert.equal(scheduler.slotsUsed, 0);
+});
+
+test('an aborted job gives its slots back, also one that waits to go on with a session', () => {
+  const scheduler = new SpanScheduler(LIMITS);
+  const kept = lane(1, 5, true);
+  scheduler.submit(kept);
+  run(scheduler);
+  const request = { jobId: 2, index: 0, ids: Int32Array.of(1), topCount: 0, spanCap: null };
+  scheduler.submit(new SpanLane(request, 10, { slot: kept.slot, position: 5, lastId: 4 }, true));
+  scheduler.submit(lane(3, 100));
+  scheduler.abort(2);
+  scheduler.schedule();
+  scheduler.abort(3);
+  assert.equal(scheduler.slotsUsed, 0);
+  assert.equal(scheduler.schedule(), null);
+});
+
+test('any texts: each is covered once, in order, within the limits, and its blocks do not depend on the others', () => {
+  const texts = fc.array(fc.integer({ min: 1, max: 200 }), { minLength: 1, maxLength: 12 });
+  fc.assert(
+    fc.property(texts, (lengths) => {
+      const scheduler = new SpanScheduler(LIMITS);
+      const blocks = lengths.map((): number[] => []);
+      lengths.forEach((length, id) => {
+        scheduler.submit(lane(id, length));
+      });
+      for (let plan = scheduler.schedule(); plan !== null; plan = scheduler.schedule()) {
+        assert.ok(plan.lanes.length * plan.blockTokens <= Math.max(LIMITS.rowsMax, LIMITS.blockTokens));
+        assert.ok(scheduler.slotsUsed <= LIMITS.lanesMax);
+        for (const { request } of plan.lanes) blocks[request.jobId]?.push(plan.blockTokens);
+        scheduler.apply(plan);
+      }
+      lengths.forEach((length, id) => {
+        const whole = Math.floor(length / LIMITS.blockTokens);
+        const rest = length % LIMITS.blockTokens;
+        const expected = [
+          ...new Array(whole).fill(LIMITS.blockTokens),
+          ...(rest > 0 ? [Math.ceil(rest / 16) * 16] : []),
+        ];
+        assert.deepEqual(blocks[id], expected);
+      });
+      assert.equal(scheduler.slotsUsed, 0);
+    }),
+  );
+});
