@@ -4,19 +4,22 @@ Batches of 32 sentences, one of each test set, greedy, with as many threads each
 
     server         the engine in int8, the 32 sentences as 32 clients' requests
     PyTorch        TranslationModel.greedy in float32 (dequantised weights), masks and no cache: the whole prefix again for each token
+    PyTorch, last  the same without the logits of any position but the newest, which greedy decoding does not need (first round only)
     node, again    the same algorithm over the package's int8 graphs with onnxruntime-node's session.run (node/translate-loop.mjs)
     node, cache    the same with keys and values kept for each step, as those of a Transformer for each layer; not shared by depth
     CTranslate2    a Transformer of fixed depth (6 + 6 layers, as wide), random weights, int8; every target forced to the mean length of
                    the server's, which keeps its batch full
 
 Then 32 clients translate more sentences, for the rows the decoder computed against the bound that depth sets. Prints tables of medians
-and writes a JSON report; exits with 1 when a limit is missed. On a shared machine only ratios within a run say anything.
+and writes a JSON report; exits with 1 when a limit is missed. On a shared machine only ratios within a run say anything, and tokens per
+second of CPU time more than those; with --threads 1, since pools of threads spin while they wait.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import random
 import statistics
 import subprocess
@@ -34,6 +37,7 @@ from export import write_json
 from harness import ROOT, commit, machine, model_folder
 from translation_harness import MODEL, NODE, TEST_SETS, Engine, read_pairs, reference_translation, translation_config
 from translation_pytorch import MAX_NEW_TOKENS, LastLogits
+from universal_transformer import TranslationModel
 
 LIMITS = {"PyTorch": 8.0, "node, again": 3.0, "depth_bound": 0.9}
 
@@ -47,16 +51,29 @@ RENEWAL_SHARE = 1 / 6
 
 @dataclass
 class Contender:
-    """`translate`: seconds and target tokens (with </s>) of a batch."""
+    """`translate`: seconds and target tokens (with </s>) of a batch. `pid`: the process that does the work."""
 
     name: str
+    pid: int
     translate: Callable[[list[list[int]]], tuple[float, int]]
+    rounds_max: int = 1000
+    cpu: dict[str, list[float]] = field(default_factory=dict)
     seconds: dict[str, list[float]] = field(default_factory=dict)
     tokens: dict[str, int] = field(default_factory=dict)
 
     def measure(self, name: str, batch: list[list[int]]) -> None:
+        if len(self.seconds.get(name, [])) == self.rounds_max:
+            return
+        cpu_before = cpu_seconds(self.pid)
         seconds, self.tokens[name] = self.translate(batch)
+        self.cpu.setdefault(name, []).append(cpu_seconds(self.pid) - cpu_before)
         self.seconds.setdefault(name, []).append(seconds)
+
+
+def cpu_seconds(pid: int) -> float:
+    """User and system time of a process so far, in steps of 10 ms."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 class NodeLoop:
@@ -152,17 +169,20 @@ def draw_batches(seed: int) -> dict[str, list[list[int]]]:
 
 
 def measure(engine: Engine, node: NodeLoop, fixed: FixedDepth, rounds: int, batches: dict[str, list[list[int]]]) -> list[Contender]:
-    model = reference_translation(model_folder(MODEL), LastLogits)
+    plain, last = (reference_translation(model_folder(MODEL), kind) for kind in (TranslationModel, LastLogits))
     lengths = {}
 
     def by_server(batch: list[list[int]]) -> tuple[float, int]:
         reply = engine.ask([{"ids": ids, "max_new_tokens": MAX_NEW_TOKENS} for ids in batch], CLIENTS)
         return reply["seconds"], sum(target_lengths(reply["results"]))
 
-    def by_pytorch(batch: list[list[int]]) -> tuple[float, int]:
-        began = time.perf_counter()
-        done = model.greedy(batch, MAX_NEW_TOKENS)
-        return time.perf_counter() - began, sum(len(t.ids) for t in done)
+    def by_pytorch(model: TranslationModel) -> Callable[[list[list[int]]], tuple[float, int]]:
+        def translate(batch: list[list[int]]) -> tuple[float, int]:
+            began = time.perf_counter()
+            done = model.greedy(batch, MAX_NEW_TOKENS)
+            return time.perf_counter() - began, sum(len(t.ids) for t in done)
+
+        return translate
 
     def by_node(mode: str) -> Callable[[list[list[int]]], tuple[float, int]]:
         def translate(batch: list[list[int]]) -> tuple[float, int]:
@@ -175,11 +195,12 @@ def measure(engine: Engine, node: NodeLoop, fixed: FixedDepth, rounds: int, batc
         return fixed.translate(batch, lengths[json.dumps(batch)])
 
     contenders = [
-        Contender("server", by_server),
-        Contender("PyTorch", by_pytorch),
-        Contender("node, again", by_node("recompute")),
-        Contender("node, cache", by_node("cache")),
-        Contender("CTranslate2", by_fixed),
+        Contender("server", engine.process.pid, by_server),
+        Contender("PyTorch", os.getpid(), by_pytorch(plain)),
+        Contender("PyTorch, last", os.getpid(), by_pytorch(last), rounds_max=1),
+        Contender("node, again", node.process.pid, by_node("recompute")),
+        Contender("node, cache", node.process.pid, by_node("cache")),
+        Contender("CTranslate2", os.getpid(), by_fixed),
     ]
     for batch in batches.values():
         lengths[json.dumps(batch)] = round(statistics.mean(target_lengths(engine.translate(batch))))
@@ -198,17 +219,20 @@ def summary(contenders: list[Contender]) -> dict:
     out: dict = {}
     for c in contenders:
         medians = {name: statistics.median(seconds) for name, seconds in c.seconds.items()}
-        sets = {name: {"seconds": round(s, 4), "tokens": c.tokens[name]} for name, s in medians.items()}
-        sets["all"] = {"seconds": round(sum(medians.values()), 4), "tokens": sum(c.tokens.values())}
+        cpu = {name: statistics.median(seconds) for name, seconds in c.cpu.items()}
+        sets = {name: {"seconds": round(s, 4), "cpu_seconds": round(cpu[name], 2), "tokens": c.tokens[name]} for name, s in medians.items()}
+        total, total_cpu = sum(medians.values()), sum(cpu.values())
+        sets["all"] = {"seconds": round(total, 4), "cpu_seconds": round(total_cpu, 2), "tokens": sum(c.tokens.values())}
         for name, entry in sets.items():
             sentences = SENTENCES * (len(medians) if name == "all" else 1)
             entry["sentences_per_second"] = round(sentences / entry["seconds"], 2)
             entry["tokens_per_second"] = round(entry["tokens"] / entry["seconds"], 1)
+            entry["tokens_per_cpu_second"] = round(entry["tokens"] / max(0.01, entry["cpu_seconds"]), 1)
         out[c.name] = {"sets": sets, "rounds": {name: [round(s, 4) for s in seconds] for name, seconds in c.seconds.items()}}
     server = contenders[0]
     for c in contenders[1:]:
         # Of the same round, so that a slow minute of the machine falls on both.
-        pairs = [[b / a for a, b in zip(server.seconds[name], c.seconds[name], strict=True)] for name in server.seconds]
+        pairs = [[b / a for a, b in zip(server.seconds[name], c.seconds[name], strict=False)] for name in server.seconds]
         ratios = {name: round(statistics.median(values), 2) for name, values in zip(server.seconds, pairs, strict=True)}
         totals = [sum(c.seconds[n][i] for n in c.seconds) / sum(server.seconds[n][i] for n in c.seconds) for i in range(len(pairs[0]))]
         out[c.name]["server_times_faster"] = ratios | {"all": round(statistics.median(totals), 2)}
@@ -239,9 +263,10 @@ def depth_bound(engine: Engine, seed: int) -> dict:
 
 def tables(result: dict, bound: dict) -> str:
     names = [name for name in next(iter(result.values()))["sets"]]
-    lines = ["| sentences/s (tokens/s) | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]
+    lines = ["| sentences/s (tokens/s) | " + " | ".join([*names, "tokens per second of CPU time"]) + " |", "|---" * (len(names) + 2) + "|"]
     for name, entry in result.items():
         cells = [f"{entry['sets'][n]['sentences_per_second']:.1f} ({entry['sets'][n]['tokens_per_second']:,.0f})" for n in names]
+        cells.append(f"{entry['sets']['all']['tokens_per_cpu_second']:,.0f}")
         lines.append(f"| {name} | {' | '.join(cells)} |")
     lines += ["", "| the server is faster than | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]
     for name, entry in result.items():
