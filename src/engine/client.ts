@@ -43,7 +43,8 @@ const FINISH_ROWS_MAX = 512;
 /** What the client needs of a worker thread. `exit` comes last, after `error` if there was one. */
 export interface EngineWorker {
   postMessage(message: ToEngine): void;
-  on(event: 'message', listener: (message: FromEngine) => void): void;
+  /** What was posted since the last time, in order, or a single message. */
+  on(event: 'message', listener: (messages: FromEngine | readonly FromEngine[]) => void): void;
   on(event: 'error', listener: (error: Error) => void): void;
   on(event: 'exit', listener: () => void): void;
 }
@@ -252,7 +253,9 @@ export class EngineClient implements Engine {
     const spawnedAtMs = this.now();
     let failure = 'it ended without a reason';
     this.worker = worker;
-    worker.on('message', (message: FromEngine) => this.receive(message));
+    worker.on('message', (messages) => {
+      for (const message of [messages].flat() as FromEngine[]) this.receive(message);
+    });
     worker.on('error', (error) => {
       failure = error.message;
     });

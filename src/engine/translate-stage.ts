@@ -4,6 +4,7 @@
  *
  *   job ──> encoder lanes ──memory rows──> decoder sentences ──> results, one a sentence
  */
+import { ServerError } from '../errors.js';
 import type { AttentionPlan } from '../scheduler/attention-plan.js';
 import {
   type BestTokens,
@@ -42,6 +43,8 @@ export interface TranslateModel {
   readonly maxSteps: number;
   readonly bosId: number;
   readonly eosId: number;
+  /** Source positions, and target positions, of one sentence at most. */
+  readonly contextTokens: number;
   readonly family: TranslationFamily;
 }
 
@@ -70,10 +73,12 @@ export class TranslateStage implements Stage {
   private readonly encoderCounter: StageCounter;
   private readonly decoderCounter: StageCounter;
   private readonly family: TranslationFamily;
+  private readonly contextTokens: number;
   private decoderFirst = false;
 
-  constructor({ id, maxSteps, bosId, eosId, family }: TranslateModel, limits: TranslateLimits) {
+  constructor({ id, maxSteps, bosId, eosId, contextTokens, family }: TranslateModel, limits: TranslateLimits) {
     this.model = id;
+    this.contextTokens = contextTokens;
     this.family = family;
     this.memory = new SlotPool(limits.memoryRowsMax);
     this.encoder = new Scheduler(limits.encoder, maxSteps, { causal: false, memory: this.memory });
@@ -84,6 +89,14 @@ export class TranslateStage implements Stage {
 
   submit(job: Job, timeLimits: TimeLimits): number {
     if (job.kind !== 'translate') throw new Error(`a translating stage got a job to ${job.kind}`);
+    // Position tables end there: a longer sentence would not be wrong but out of bounds, and take the worker with it.
+    const longest = Math.max(...job.sentences.map(({ length }) => length));
+    if (longest > this.contextTokens) {
+      throw new ServerError(
+        'INVALID_REQUEST',
+        `a sentence of ${longest} tokens exceeds the model's ${this.contextTokens}: split it`,
+      );
+    }
     this.jobs.set(job.id, job);
     const lanes = job.sentences.map((ids, index) => {
       return { jobId: job.id, index, ids, scoreFrom: 0, topCount: 0, budget: job.encoderBudget };

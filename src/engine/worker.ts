@@ -47,7 +47,7 @@ interface Opened {
 }
 
 async function openModel(backend: Backend, model: ModelDescription, setup: WorkerSetup): Promise<Opened> {
-  const { id, maxSteps, bosId, eosId, task } = model;
+  const { id, maxSteps, bosId, eosId, contextTokens, task } = model;
   const { limits, cacheRowsMax } = setup;
   if (model.span !== undefined) {
     const { lanesMax, blockTokens } = setup.span;
@@ -72,7 +72,7 @@ async function openModel(backend: Backend, model: ModelDescription, setup: Worke
       const encoder = { ...limits, rowsMax: Math.max(model.contextTokens, Math.floor(limits.rowsMax / 2)) };
       const stage = (family: Translation) =>
         new TranslateStage(
-          { id, maxSteps, bosId, eosId, family },
+          { id, maxSteps, bosId, eosId, contextTokens, family },
           { encoder, memoryRowsMax: limits.slotsMax, decoder },
         );
       const family = await Translation.open(backend, model, {
@@ -87,10 +87,26 @@ async function openModel(backend: Backend, model: ModelDescription, setup: Worke
   }
 }
 
+/** Arrays up to this size are copied: moving an ArrayBuffer to another thread costs more. */
+const COPIED_BYTES_MAX = 16_384;
+
 async function main(setup: WorkerSetup): Promise<void> {
   const port = parentPort;
   if (port === null) throw new Error('worker.ts runs as a worker thread only');
-  const post = (message: FromEngine, transfer: ArrayBuffer[] = []) => port.postMessage(message, transfer);
+  // Messages of one turn travel together: each one on its own would wake the main thread, which takes the core from a step.
+  let outbox: FromEngine[] = [];
+  let moved: ArrayBuffer[] = [];
+  const post = (message: FromEngine, transfer: ArrayBuffer[] = []) => {
+    outbox.push(message);
+    const bytes = transfer.reduce((sum, { byteLength }) => sum + byteLength, 0);
+    if (bytes > COPIED_BYTES_MAX) moved.push(...transfer);
+  };
+  const flush = () => {
+    if (outbox.length === 0) return;
+    port.postMessage(outbox, moved);
+    outbox = [];
+    moved = [];
+  };
   const backend = await openBackend(setup);
   const opened: Opened[] = [];
   for (const model of setup.models) {
@@ -111,20 +127,26 @@ async function main(setup: WorkerSetup): Promise<void> {
     stages: opened.map(({ stage }) => stage),
     queueWaitMsMax: setup.queueWaitMsMax,
     now: monotonicMs,
-    receive: () => inbox.shift() ?? (receiveMessageOnPort(port)?.message as ToEngine | undefined) ?? null,
-    wait: () =>
-      inbox.length > 0
-        ? Promise.resolve()
-        : new Promise((resolve) => {
-            wake = resolve;
-          }),
+    receive: () => {
+      flush();
+      return inbox.shift() ?? (receiveMessageOnPort(port)?.message as ToEngine | undefined) ?? null;
+    },
+    wait: () => {
+      flush();
+      if (inbox.length > 0) return Promise.resolve();
+      return new Promise((resolve) => {
+        wake = resolve;
+      });
+    },
     post,
   });
   post({ type: 'ready', device: backend.device, backend: backend.name, threads: backend.threads });
+  flush();
   // Also after a failure: sessions of a dead worker would stay in the process, 25 MB for each restart.
   try {
     await loop.run();
   } finally {
+    flush();
     for (const { release } of opened) release();
     await backend.release();
   }

@@ -4,6 +4,7 @@ import { test } from 'node:test';
 import type { FromEngine, StageTelemetry, TranslateJob } from '../../src/engine/protocol.js';
 import type { StageMessage } from '../../src/engine/stage.js';
 import { type TranslateLimits, TranslateStage } from '../../src/engine/translate-stage.js';
+import { ServerError } from '../../src/errors.js';
 import { assertTranslated, FakeTranslation, type TranslationTurn } from '../fake-translation.js';
 import { BOS, EOS } from '../translation-oracle.js';
 
@@ -49,7 +50,7 @@ class Harness {
       this.nowMs += 1;
     });
     this.stage = new TranslateStage(
-      { id: 'mt', maxSteps: MAX_STEPS, bosId: BOS, eosId: EOS, family: this.family },
+      { id: 'mt', maxSteps: MAX_STEPS, bosId: BOS, eosId: EOS, contextTokens: 128, family: this.family },
       limits,
     );
   }
@@ -360,9 +361,23 @@ test('a graph that fails ends the turn: what the pools hold is unknown', async (
   const family = new FakeTranslation(LIMITS, (turn) => {
     if (turn === 'decode') throw new Error('out of memory');
   });
-  const stage = new TranslateStage({ id: 'mt', maxSteps: MAX_STEPS, bosId: BOS, eosId: EOS, family }, LIMITS);
+  const stage = new TranslateStage(
+    { id: 'mt', maxSteps: MAX_STEPS, bosId: BOS, eosId: EOS, contextTokens: 128, family },
+    LIMITS,
+  );
   stage.submit(job(1, SOURCES), FOREVER);
   await assert.rejects(async () => {
     while ((await stage.turn(() => 0)) !== null);
   }, /out of memory/);
+});
+
+test('a sentence beyond the position tables is refused, not sent to the graph', () => {
+  const family = new FakeTranslation(LIMITS, () => {});
+  const stage = new TranslateStage(
+    { id: 'mt', maxSteps: MAX_STEPS, bosId: BOS, eosId: EOS, contextTokens: 8, family },
+    LIMITS,
+  );
+  const long = job(1, [[3, 4, 5, 6, 7, 8, 9, 10, EOS]]);
+  const refused = (error: unknown) => error instanceof ServerError && error.code === 'INVALID_REQUEST';
+  assert.throws(() => stage.submit(long, FOREVER), refused);
 });

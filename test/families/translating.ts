@@ -103,7 +103,10 @@ export async function translateAll(
   sentences: readonly Sentence[],
   limits: TranslateLimits = ROOMY,
 ): Promise<SentenceResult[]> {
-  const stage = new TranslateStage({ id: NAME, maxSteps: MAX_STEPS, bosId: 1, eosId: 2, family }, limits);
+  const stage = new TranslateStage(
+    { id: NAME, maxSteps: MAX_STEPS, bosId: 1, eosId: 2, contextTokens: 128, family },
+    limits,
+  );
   const results: SentenceResult[] = new Array(sentences.length);
   const upcoming = new Map(sentences.entries());
   for (let turns = 0; ; turns++) {

@@ -158,7 +158,7 @@ export class TranslationSimulation {
       this.watch(plan);
     });
     const translating = new TranslateStage(
-      { id: 'mt', maxSteps: MAX_STEPS, bosId: BOS, eosId: EOS, family },
+      { id: 'mt', maxSteps: MAX_STEPS, bosId: BOS, eosId: EOS, contextTokens: 128, family },
       translate,
     );
     const stages = scoreFirst ? [scoring, translating] : [translating, scoring];
