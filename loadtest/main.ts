@@ -7,6 +7,10 @@ const LOAD_TESTS: Readonly<Record<string, { readonly help: string; readonly load
     help: 'As many requests in flight as connections: throughput, cost of HTTP, responsiveness, memory.',
     load: async () => (await import('./closed.js')).run,
   },
+  mixed: {
+    help: 'Scoring beside translation: does either starve?',
+    load: async () => (await import('./mixed.js')).run,
+  },
 };
 
 process.exit(await main());
