@@ -7,8 +7,8 @@
                       are scored on the same engine
 
 Tokens, encoder and decoder depths are equal. Two ways of summing differ by about 1e-6, so where a halting sum comes within TIE of its
-threshold, or the second best token within TIE of the best, either is right: the sentence is compared up to there, and listed if it
-then goes another way. Prints a table and every such sentence; exits with 1 when a row fails.
+threshold, or the second best token within TIE of the best, either is right: such ties are listed, and a sentence that goes another
+way at one is compared up to there. Prints a table and every tie; exits with 1 when a row fails.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class Row:
     sentences: int = 0
     tokens: int = 0
     differs: list[str] = field(default_factory=list)
-    ties: int = 0
+    ties: list[str] = field(default_factory=list)
     excused: list[str] = field(default_factory=list)
     logprob_max: float = 0.0
     logprob_sum: float = 0.0
@@ -81,7 +81,8 @@ class Row:
     def compare(self, label: str, want: Wanted, have: dict, eos: int) -> None:
         self.sentences += 1
         t = want.translation
-        self.ties += sum(value < TIE for value in (*want.encoder_margin, *want.decoder_margin, *t.gaps))
+        near = {"source position": want.encoder_margin, "margin of token": want.decoder_margin, "gap of token": t.gaps}
+        self.ties += [f"{label}, {what} {i}: {x:.1e}" for what, values in near.items() for i, x in enumerate(values) if x < TIE]
         for i, (a, b, margin) in enumerate(zip(t.encoder_depth, have["encoder_depths"], want.encoder_margin, strict=True)):
             if a != b:
                 return self._went_apart(f"{label}, source position {i}: depth {a} and {b}, margin {margin:.1e}", margin)
@@ -112,7 +113,7 @@ class Row:
         (self.excused if tie < TIE else self.differs).append(text)
 
     def line(self) -> str:
-        cells = [self.name, self.sentences, self.tokens, len(self.differs), self.ties, len(self.excused)]
+        cells = [self.name, self.sentences, self.tokens, len(self.differs), len(self.ties), len(self.excused)]
         cells += [f"{self.logprob_max:.1e}", f"{self.logprob_sum / max(1, self.tokens):.1e}", "ok" if self.passed else "FAILED"]
         return f"| {' | '.join(map(str, cells))} |"
 
@@ -235,7 +236,8 @@ def main() -> int:
 
     run(args.sentences, args.seed, args.threads, say)
     for row in rows:
-        for text in [*(f"DIFFERS: {t}" for t in row.differs[:20]), *(f"tie: {t}" for t in row.excused)]:
+        said = {"DIFFERS": row.differs[:20], "tie": row.ties, "went the other way": row.excused}
+        for text in [f"{what}: {text}" for what, texts in said.items() for text in texts]:
             print(f"{row.name}: {text}")
     about = {"model": MODEL, "commit": commit(), "machine": machine(), "sets": list(TEST_SETS), "seed": args.seed, "threads": args.threads}
     args.report.parent.mkdir(parents=True, exist_ok=True)

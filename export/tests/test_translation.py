@@ -166,6 +166,7 @@ def test_a_tie_is_excused_where_it_is_and_not_elsewhere() -> None:
     deeper = answer(depths=[2, 4, 2])
     assert compared(wanted(margin=5e-6), deeper).excused == ["sentence, token 1: depth 3 and 4, margin 5.0e-06"]
     assert compared(wanted(margin=5e-6), deeper).tokens == 1
+    assert compared(wanted(margin=5e-6), answer()).ties == ["sentence, margin of token 1: 5.0e-06"]
     assert not compared(wanted(gap=5e-6), deeper).excused
     assert compared(wanted(gap=5e-6), answer(ids=[5, 7])).passed
     assert compared(wanted(encoder_margin=5e-6), answer(encoder_depths=[2, 1])).excused
