@@ -28,12 +28,12 @@ const FLAGS = {
 export const USAGE = `Usage: npm run loadtest -- mixed [options]
 
   --connections N    connections in all (default: 64)
-  --scorers N        how many of them score, a text of 20 tokens after the other; the rest translate (default: 8)
+  --scorers N        how many of them score, a text of 20 tokens after the other; the rest translate (default: 4)
   --seconds N        how long all of them run (default: 20)
   --source FILE      sentences to translate, one a line (default: five of our own)
   --json             print the result as JSON
 
-Every option of the server works too. Exits with 1 when a request fails or the p99 of a score is not under 5 times its latency alone.
+Every option of the server works too. Exits with 1 when a request fails or the p99 of a score is not under 5 times its p99 alone.
 `;
 
 const TEXT = 'The committee met in the old town hall on Tuesday and agreed to publish its report before the summer.';
@@ -62,7 +62,7 @@ export function run(argv: string[], io: CommandIo, stop: AbortSignal = new Abort
     }
     if (positionals.length > 0) throw new UsageError(`unexpected argument ${positionals[0]}`);
     const connections = countFlag('connections', values.connections) ?? 64;
-    const scorers = countFlag('scorers', values.scorers) ?? 8;
+    const scorers = countFlag('scorers', values.scorers) ?? 4;
     if (scorers >= connections) throw new UsageError('--scorers must be below --connections: the rest translate');
     const seconds = countFlag('seconds', values.seconds) ?? 20;
     const lines = values.source === undefined ? SENTENCES : (await readText(values.source, io.stdin)).split('\n');
@@ -103,7 +103,7 @@ export function run(argv: string[], io: CommandIo, stop: AbortSignal = new Abort
           p99: percentile(translated, 0.99),
           requests: translated.latenciesMs.length,
         },
-        factor: percentile(scored, 0.99) / percentile(solo, 0.5),
+        factor: percentile(scored, 0.99) / percentile(solo, 0.99),
         failures: solo.failures + scored.failures + translated.failures,
       };
       await write(io.stdout, values.json !== undefined ? `${JSON.stringify(result, null, 2)}\n` : render(result));
@@ -150,7 +150,7 @@ function render({ connections, scorers, seconds, soloMs, scoreMs, translateMs, f
     `score alone, p50, p99            ${ms(soloMs.p50)}, ${ms(soloMs.p99)}`,
     `score in company, p50, p99       ${ms(scoreMs.p50)}, ${ms(scoreMs.p99)}   ${(scoreMs.requests / seconds).toFixed(1)} a second`,
     `translate in company, p50, p99   ${ms(translateMs.p50)}, ${ms(translateMs.p99)}   ${(translateMs.requests / seconds).toFixed(1)} a second`,
-    `p99 in company over p50 alone    ${factor.toFixed(2)}   wanted: under ${FACTOR_MAX}`,
+    `p99 in company over p99 alone    ${factor.toFixed(2)}   wanted: under ${FACTOR_MAX}`,
     `requests that failed             ${failures}`,
     '',
   ].join('\n');
