@@ -21,7 +21,8 @@ import type {
 } from '../src/engine/protocol.js';
 import { ServerError } from '../src/errors.js';
 import { Admission } from '../src/http/admission.js';
-import { type App, type AppDeps, buildApp } from '../src/http/app.js';
+import { buildApp } from '../src/http/app.js';
+import type { App, AppDeps } from '../src/http/deps.js';
 import type { LanguageDetector } from '../src/http/language-detector.js';
 import { createMetrics } from '../src/metrics/metrics.js';
 import { Observer } from '../src/metrics/observe.js';

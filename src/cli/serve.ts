@@ -4,7 +4,8 @@ import { assertServable, type Config, optionHelp, parseConfig } from '../config.
 import { startEngine } from '../engine/client.js';
 import type { Engine } from '../engine/engine.js';
 import { Admission } from '../http/admission.js';
-import { type App, buildApp } from '../http/app.js';
+import { buildApp } from '../http/app.js';
+import type { App } from '../http/deps.js';
 import { guessingDetector, loadLanguageDetector } from '../http/language-detector.js';
 import { createMetrics } from '../metrics/metrics.js';
 import { Observer } from '../metrics/observe.js';

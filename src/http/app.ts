@@ -3,28 +3,19 @@
  * inject requests; `cli/serve.ts` does.
  */
 import { randomUUID } from 'node:crypto';
-import type { IncomingMessage, ServerResponse } from 'node:http';
 import fastifySwagger from '@fastify/swagger';
 import fastifySwaggerUi from '@fastify/swagger-ui';
 import type { TypeBoxTypeProvider } from '@fastify/type-provider-typebox';
 import Fastify, {
-  type FastifyBaseLogger,
   type FastifyHttpOptions,
-  type FastifyInstance,
   type FastifyReply,
   type FastifyRequest,
-  type FastifyServerOptions,
   LogController,
   type RawServerDefault,
 } from 'fastify';
 import type { Config } from '../config.js';
-import type { Engine } from '../engine/engine.js';
-import type { Metrics } from '../metrics/metrics.js';
-import type { Observer } from '../metrics/observe.js';
-import type { RefusedModel } from '../models/description.js';
-import type { Tokenizer } from '../tokenize/types.js';
 import { VERSION } from '../version.js';
-import type { Admission } from './admission.js';
+import type { App, AppDeps } from './deps.js';
 import {
   answerConnection,
   answerExpectation,
@@ -35,7 +26,6 @@ import {
   toServerError,
 } from './errors.js';
 import { parseJsonBody } from './json-body.js';
-import type { LanguageDetector } from './language-detector.js';
 import type { ModelTable } from './model-table.js';
 import { RequestExit } from './request-exit.js';
 import { RouteTable } from './route-table.js';
@@ -46,35 +36,6 @@ import { libreTranslateRoutes } from './routes/libretranslate.js';
 import { modelRoutes } from './routes/models.js';
 import { scoreRoutes } from './routes/score.js';
 import { translateRoutes } from './routes/translate.js';
-
-export interface AppDeps {
-  readonly config: Config;
-  readonly engine: Engine;
-  readonly admission: Admission;
-  /** By model id. */
-  readonly tokenizers: ReadonlyMap<string, Tokenizer>;
-  /** Packages that are not served, with the reason. */
-  readonly refused: () => readonly RefusedModel[];
-  /** For `source: auto` of LibreTranslate's contract. */
-  readonly detector: LanguageDetector;
-  readonly metrics: Metrics;
-  readonly observer: Observer;
-  readonly logger: NonNullable<FastifyServerOptions['logger']>;
-}
-
-export type App = FastifyInstance<
-  RawServerDefault,
-  IncomingMessage,
-  ServerResponse,
-  FastifyBaseLogger,
-  TypeBoxTypeProvider
->;
-
-declare module 'fastify' {
-  interface FastifyRequest {
-    exit: RequestExit;
-  }
-}
 
 /** Ids longer than this, or with characters that could forge a log line, are replaced by our own. */
 const REQUEST_ID = /^[\w.:-]{1,128}$/;

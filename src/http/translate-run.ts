@@ -3,7 +3,7 @@ import { monotonicMs } from '../clock.js';
 import type { ModelDescription } from '../models/description.js';
 import { type TranslateInput, translateTexts } from '../translate/translate-texts.js';
 import type { TranslatedText, TranslateProgress, TranslateSettings } from '../translate/types.js';
-import type { AppDeps } from './app.js';
+import type { AppDeps } from './deps.js';
 import type { RequestExit } from './request-exit.js';
 import { roundMs } from './timing.js';
 import { tokenizerOf } from './tokenizers.js';

@@ -1,4 +1,4 @@
-import type { App, AppDeps } from '../app.js';
+import type { App, AppDeps } from '../deps.js';
 
 /** `GET /metrics` for Prometheus, and `GET /openapi.json`, which the plugins make from the schemas of all routes. */
 export function documentRoutes(app: App, { metrics: { registry } }: AppDeps): void {

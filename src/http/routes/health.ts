@@ -1,4 +1,4 @@
-import type { App, AppDeps } from '../app.js';
+import type { App, AppDeps } from '../deps.js';
 import type { ModelTable } from '../model-table.js';
 import { ErrorReply, Live, Ready } from '../schemas.js';
 

@@ -1,6 +1,6 @@
 import { describeConfig } from '../../config.js';
 import { VERSION } from '../../version.js';
-import type { App, AppDeps } from '../app.js';
+import type { App, AppDeps } from '../deps.js';
 import type { ModelTable } from '../model-table.js';
 import { Info } from '../schemas.js';
 

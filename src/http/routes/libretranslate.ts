@@ -1,7 +1,7 @@
 import type { FastifyRequest, FastifySchema } from 'fastify';
 import type { ModelDescription } from '../../models/description.js';
-import type { App, AppDeps } from '../app.js';
 import { readDeadline } from '../budget.js';
+import type { App, AppDeps } from '../deps.js';
 import { parseJsonBody, parseUtf8 } from '../json-body.js';
 import type { Detection } from '../language-detector.js';
 import {

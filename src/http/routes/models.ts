@@ -1,6 +1,6 @@
 import { BEAM_MAX, type Config } from '../../config.js';
 import type { ModelDescription } from '../../models/description.js';
-import type { App, AppDeps } from '../app.js';
+import type { App, AppDeps } from '../deps.js';
 import { type ModelTable, modelNamed } from '../model-table.js';
 import {
   ErrorReply,

@@ -1,6 +1,6 @@
 import { monotonicMs } from '../../clock.js';
 import { ServerError } from '../../errors.js';
-import type { App, AppDeps } from '../app.js';
+import type { App, AppDeps } from '../deps.js';
 import { type ModelTable, modelFor } from '../model-table.js';
 import { ErrorReply, ScoreBody, ScoreReply } from '../schemas.js';
 import { readInputs } from '../score-input.js';

@@ -1,6 +1,6 @@
 import type { FastifyReply, FastifyRequest } from 'fastify';
-import type { App, AppDeps } from '../app.js';
 import { readDeadline } from '../budget.js';
+import type { App, AppDeps } from '../deps.js';
 import { toServerError } from '../errors.js';
 import { type ModelTable, translationModel } from '../model-table.js';
 import { ErrorReply } from '../schemas.js';

@@ -1,0 +1,42 @@
+/** What the routes are built on: the app's type, and everything that they need of the world. */
+import type { IncomingMessage, ServerResponse } from 'node:http';
+import type { TypeBoxTypeProvider } from '@fastify/type-provider-typebox';
+import type { FastifyBaseLogger, FastifyInstance, FastifyServerOptions, RawServerDefault } from 'fastify';
+import type { Config } from '../config.js';
+import type { Engine } from '../engine/engine.js';
+import type { Metrics } from '../metrics/metrics.js';
+import type { Observer } from '../metrics/observe.js';
+import type { RefusedModel } from '../models/description.js';
+import type { Tokenizer } from '../tokenize/types.js';
+import type { Admission } from './admission.js';
+import type { LanguageDetector } from './language-detector.js';
+import type { RequestExit } from './request-exit.js';
+
+export interface AppDeps {
+  readonly config: Config;
+  readonly engine: Engine;
+  readonly admission: Admission;
+  /** By model id. */
+  readonly tokenizers: ReadonlyMap<string, Tokenizer>;
+  /** Packages that are not served, with the reason. */
+  readonly refused: () => readonly RefusedModel[];
+  /** For `source: auto` of LibreTranslate's contract. */
+  readonly detector: LanguageDetector;
+  readonly metrics: Metrics;
+  readonly observer: Observer;
+  readonly logger: NonNullable<FastifyServerOptions['logger']>;
+}
+
+export type App = FastifyInstance<
+  RawServerDefault,
+  IncomingMessage,
+  ServerResponse,
+  FastifyBaseLogger,
+  TypeBoxTypeProvider
+>;
+
+declare module 'fastify' {
+  interface FastifyRequest {
+    exit: RequestExit;
+  }
+}
