@@ -12,12 +12,15 @@
  */
 import { setMaxListeners } from 'node:events';
 import { createInterface } from 'node:readline';
+import { setTimeout } from 'node:timers/promises';
 import { monotonicMs } from '../../dist/src/clock.js';
 import { parseConfig } from '../../dist/src/config.js';
 import { startEngine } from '../../dist/src/engine/client.js';
 import { loadModels } from '../../dist/src/models/registry.js';
 
 const DRAIN_MS_MAX = 10_000;
+/** The loop reports every 100 ms, and at once when it falls idle. */
+const REPORT_MS_MAX = 300;
 const SUMMED = ['steps', 'computeSeconds', 'hostSeconds', 'activeRows', 'renewedRows', 'keysUseful', 'keysComputed'];
 
 function budgetOf(model, { max_steps, min_steps, threshold } = {}) {
@@ -30,6 +33,7 @@ function budgetOf(model, { max_steps, min_steps, threshold } = {}) {
 
 class Driver {
   #stages = new Map();
+  #lanes = 0;
   #whenIdle = null;
 
   constructor(engine, signal) {
@@ -44,7 +48,8 @@ class Driver {
       for (const name of SUMMED) sums[name] += report[name];
       this.#stages.set(report.stage, sums);
     }
-    if (lanesWaiting + lanesRunning === 0) this.#whenIdle?.();
+    this.#lanes = lanesWaiting + lanesRunning;
+    if (this.#lanes === 0) this.#whenIdle?.();
   }
 
   /** The answers to `requests`, `clients` of them in flight. */
@@ -61,13 +66,20 @@ class Driver {
     const startedAtMs = monotonicMs();
     await Promise.all(Array.from({ length: Math.min(clients ?? requests.length, requests.length) }, client));
     const seconds = (monotonicMs() - startedAtMs) / 1000;
-    // The loop's report that nothing is left follows its last answer.
-    if (requests.length > 0) {
-      await new Promise((resolve) => {
-        this.#whenIdle = resolve;
-      });
-    }
+    await this.#idle();
     return { results, seconds, stages: Object.fromEntries(this.#stages) };
+  }
+
+  /**
+   * Resolves when the loop has reported that nothing is left. That report follows the last answer, or comes in one message with it and
+   * has been counted; or the last one seen was of a pause before, so it is waited for a little.
+   */
+  async #idle() {
+    const reported = new Promise((resolve) => {
+      this.#whenIdle = resolve;
+    });
+    await Promise.race([reported, setTimeout(REPORT_MS_MAX)]);
+    if (this.#lanes > 0) await reported;
   }
 
   #ask(request) {
