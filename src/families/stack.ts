@@ -11,8 +11,12 @@ import type { Budget } from '../engine/protocol.js';
 import type { GraphDescription, ModelDescription } from '../models/description.js';
 import { type Backend, type Graph, RuntimeFailure, type Tensor } from '../runtime/backend.js';
 import { type AttentionPlan, GROUP_FIELDS } from '../scheduler/attention-plan.js';
+import { haltingRule } from '../scheduler/halting-rule.js';
 import type { AdvanceResult } from '../scheduler/scheduler.js';
 import { StepInputs } from './step-inputs.js';
+
+// The output layer makes a [rows, vocabulary] matrix: at 64 rows and 8192 words it stays in the second-level cache.
+export const FINISH_CHUNK_ROWS = 64;
 
 export interface StackSizes {
   readonly slots: number;
@@ -63,11 +67,12 @@ export class StepRows {
   }
 
   /** The halting rule of the next `count` active rows, which are at `step`. Call before adding them. */
-  rule(count: number, step: number, { maxSteps, minSteps, threshold }: Budget): void {
+  rule(count: number, step: number, budget: Budget): void {
+    const { isLast, isHeld } = haltingRule(step, budget);
     const end = this.row + count;
-    this.threshold.data.fill(threshold, this.row, end);
-    (this.isLast.data as Uint8Array).fill(step >= maxSteps ? 1 : 0, this.row, end);
-    (this.isHeld.data as Uint8Array).fill(step < minSteps ? 1 : 0, this.row, end);
+    this.threshold.data.fill(budget.threshold, this.row, end);
+    (this.isLast.data as Uint8Array).fill(isLast ? 1 : 0, this.row, end);
+    (this.isHeld.data as Uint8Array).fill(isHeld ? 1 : 0, this.row, end);
   }
 }
 

@@ -8,11 +8,9 @@ import { AttentionPlan, layOut, paddedKeys, planFullAttention, type Unit } from 
 import { candidatesPerHypothesis } from '../scheduler/beam.js';
 import type { BestTokens, DecodeAdvancePlan, DecodeFinishPlan, Hypothesis } from '../scheduler/decode-scheduler.js';
 import type { AdvancePlan, AdvanceResult, FinishPlan } from '../scheduler/scheduler.js';
-import { openGraphs, pool, Stack, type StackSizes } from './stack.js';
+import { FINISH_CHUNK_ROWS, openGraphs, pool, Stack, type StackSizes } from './stack.js';
 import { StepInputs } from './step-inputs.js';
 import { laneRows } from './universal-transformer.js';
-
-const FINISH_CHUNK_ROWS = 64;
 
 const GRAPHS = ['begin', 'encoder_step', 'encoder_finish', 'decoder_step', 'decoder_finish'] as const;
 type Graphs = Readonly<Record<(typeof GRAPHS)[number], Graph>>;

@@ -5,11 +5,8 @@ import { type Backend, type Graph, RuntimeFailure } from '../runtime/backend.js'
 import { AttentionPlan, planAttention } from '../scheduler/attention-plan.js';
 import type { Lane } from '../scheduler/lane.js';
 import type { AdvancePlan, AdvanceResult, FinishPlan, SchedulerLimits } from '../scheduler/scheduler.js';
-import { openGraphs, Stack } from './stack.js';
+import { FINISH_CHUNK_ROWS, openGraphs, Stack } from './stack.js';
 import { StepInputs } from './step-inputs.js';
-
-// The output layer makes a [rows, vocabulary] matrix: at 64 rows and 8192 words it stays in the second-level cache.
-const FINISH_CHUNK_ROWS = 64;
 
 const GRAPHS = ['begin', 'step', 'finish', 'finish_top'] as const;
 type Graphs = Readonly<Record<(typeof GRAPHS)[number], Graph>>;

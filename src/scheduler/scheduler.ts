@@ -11,6 +11,7 @@
  * smaller lane: it would starve.
  */
 import { HaltingCounts } from './halting-counts.js';
+import { haltingRule } from './halting-rule.js';
 import { Lane, type LaneRequest } from './lane.js';
 import { SlotPool } from './slot-pool.js';
 
@@ -180,8 +181,7 @@ export class Scheduler {
       activeRows += lane.activeCount;
       renewedRows += lane.renewedCount;
       const step = lane.steps + 1;
-      const { maxSteps, minSteps } = lane.request.budget;
-      return { lane, step, isLast: step >= maxSteps, isHeld: step < minSteps };
+      return { lane, step, ...haltingRule(step, lane.request.budget) };
     });
     return { kind: 'advance', begin, lanes, activeRows, renewedRows };
   }
