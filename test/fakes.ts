@@ -5,6 +5,9 @@ import type {
   Engine,
   EngineInfo,
   EngineState,
+  GenerateListener,
+  GenerateOutcome,
+  GenerateRequest,
   ScoreOutcome,
   ScoreRequest,
   SpanOutcome,
@@ -14,9 +17,12 @@ import type {
 } from '../src/engine/engine.js';
 import type {
   EngineTelemetry,
+  GeneratedTokens,
   ScoreWindow,
   ScoreWindowResult,
   SentenceResult,
+  SequenceResult,
+  TokenScores,
   TranslationHypothesis,
 } from '../src/engine/protocol.js';
 import { ServerError } from '../src/errors.js';
@@ -100,6 +106,7 @@ export class FakeEngine implements Engine {
   /** Every scoring request that reached the engine, and every translation. */
   readonly requests: ScoreRequest[] = [];
   readonly translations: TranslateRequest[] = [];
+  readonly generations: GenerateRequest[] = [];
   /** Sentences that pass the gate though it is shut, and though a failure is set. */
   sentencesFree = 0;
   /** Requests that are in the engine now. */
@@ -141,7 +148,7 @@ export class FakeEngine implements Engine {
   /** Resolves when this many requests have reached the engine since the beginning. */
   arrived(count: number): Promise<void> {
     return new Promise((resolve) => {
-      if (this.requests.length + this.translations.length >= count) resolve();
+      if (this.#arrived() >= count) resolve();
       else this.#arrivals.push({ count, resolve });
     });
   }
@@ -193,6 +200,38 @@ export class FakeEngine implements Engine {
     }
   }
 
+  /** One token of each sequence in turn, as an engine would. */
+  async generate(request: GenerateRequest, signal: AbortSignal, listener?: GenerateListener): Promise<GenerateOutcome> {
+    this.generations.push(request);
+    this.#announce();
+    this.active++;
+    try {
+      const model = this.#model(request.model);
+      const sequences: SequenceResult[] = new Array(request.prompts.length);
+      const running = new Map(request.prompts.map((prompt, i) => [i, continuation(prompt, i, request, model)]));
+      for (const [i, prompt] of request.prompts.entries()) {
+        await this.#pass(signal);
+        if (request.promptLogprobs) listener?.prompt(i, scoreTokens(prompt, request, model));
+      }
+      for (let t = 0; running.size > 0; t++) {
+        for (const [i, ids] of running) {
+          await this.#pass(signal);
+          const stopped = t < ids.length && listener?.token(i, scoreGenerated(ids.slice(t, t + 1), request, model));
+          if (stopped !== true && t < ids.length) continue;
+          running.delete(i);
+          const said = stopped === true ? ids.slice(0, t + 1) : ids;
+          const result = sequenceOf(said, stopped === true, request.prompts[i] as Int32Array, request, model);
+          sequences[i] = result;
+          listener?.sequence(i, result);
+        }
+      }
+      const spoke = sequences.some(({ tokens }) => tokens.ids.length > 0);
+      return { sequences, queueMs: 0.25, computeMs: 1.5, firstTokenMs: spoke ? 0.75 : null };
+    } finally {
+      this.active--;
+    }
+  }
+
   async #pass(signal: AbortSignal): Promise<void> {
     if (this.#gate !== null) await Promise.race([this.#gate.opened, aborted(signal)]);
     if (signal.aborted) throw new ServerError('CLIENT_CLOSED', 'The client closed the connection.');
@@ -200,8 +239,12 @@ export class FakeEngine implements Engine {
   }
 
   #announce(): void {
-    const arrived = this.requests.length + this.translations.length;
+    const arrived = this.#arrived();
     for (const { count, resolve } of this.#arrivals) if (arrived >= count) resolve();
+  }
+
+  #arrived(): number {
+    return this.requests.length + this.translations.length + this.generations.length;
   }
 
   #model(name: string): ModelDescription {
@@ -253,6 +296,68 @@ function scoreWindow(
     topIds: Int32Array.from(tops),
     topLogprobs: Float32Array.from(tops, (_, i) => -1 - (i % Math.max(1, topLogprobs))),
     positionSteps: ids.reduce((sum, id) => sum + depth(id), 0),
+  };
+}
+
+function scoreTokens(
+  ids: Int32Array,
+  { budget, topLogprobs }: Pick<ScoreRequest, 'budget' | 'topLogprobs'>,
+  model: ModelDescription,
+): TokenScores {
+  const deadlineAtMs = null;
+  const { positionSteps, ...scores } = scoreWindow(
+    { ids, scoreFrom: 0 },
+    { model: model.id, windows: [], budget, topLogprobs, deadlineAtMs },
+    model,
+  );
+  return { ...scores, spans: new Float32Array(0) };
+}
+
+/** A generated token is the best candidate when it was not drawn, with the very float that it has among them. */
+function scoreGenerated(ids: Int32Array, request: GenerateRequest, model: ModelDescription): GeneratedTokens {
+  const scores = scoreTokens(ids, request, model);
+  const { topLogprobs } = request;
+  ids.forEach((_, t) => {
+    if (topLogprobs > 0) scores.topLogprobs[t * topLogprobs] = scores.logprobs[t] as number;
+  });
+  return { ids, ...scores };
+}
+
+/**
+ * A prompt is continued by itself with its letters' case swapped and then the end of text, over and over. One that is sampled begins
+ * as many tokens later as its seed says.
+ */
+function continuation(
+  prompt: Int32Array,
+  index: number,
+  { maxNewTokens, temperature, seeds, stopIds }: GenerateRequest,
+  { contextTokens, eosId }: ModelDescription,
+): Int32Array {
+  const cycle = [...Array.from(prompt, swapCase), eosId];
+  const from = temperature === 0 ? 0 : Math.abs(seeds[index] as number) % cycle.length;
+  const length = Math.min(maxNewTokens, contextTokens - prompt.length);
+  const ids = Array.from({ length }, (_, t) => cycle[(from + t) % cycle.length] as number);
+  const stop = ids.findIndex((id) => stopIds.includes(id));
+  return Int32Array.from(stop < 0 ? ids : ids.slice(0, stop + 1));
+}
+
+function sequenceOf(
+  ids: Int32Array,
+  stopped: boolean,
+  prompt: Int32Array,
+  request: GenerateRequest,
+  model: ModelDescription,
+): SequenceResult {
+  const { budget, stopIds, promptLogprobs } = request;
+  const steps = [...prompt, ...ids].map((id) => depthOf(id, budget.minSteps, budget.maxSteps));
+  return {
+    prompt: promptLogprobs ? scoreTokens(prompt, request, model) : null,
+    tokens: scoreGenerated(ids, request, model),
+    finishReason: stopped || stopIds.includes(ids.at(-1) ?? -1) ? 'stop' : 'length',
+    positions: steps.length,
+    positionSteps: steps.reduce((sum, depth) => sum + depth, 0),
+    cacheRows: 0,
+    firstTokenAtMs: ids.length > 0 ? monotonicMs() : null,
   };
 }
 

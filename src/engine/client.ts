@@ -12,6 +12,9 @@ import type {
   Engine,
   EngineInfo,
   EngineState,
+  GenerateListener,
+  GenerateOutcome,
+  GenerateRequest,
   ScoreOutcome,
   ScoreRequest,
   SpanListener,
@@ -21,12 +24,14 @@ import type {
   TranslateOutcome,
   TranslateRequest,
 } from './engine.js';
+import { Hearing } from './hearing.js';
 import type {
   EngineTelemetry,
   FromEngine,
   Job,
   ScoreWindowResult,
   SentenceResult,
+  SequenceResult,
   SpanBlockResult,
   ToEngine,
 } from './protocol.js';
@@ -131,7 +136,7 @@ export class EngineClient implements Engine {
     const results: ScoreWindowResult[] = new Array(windows.length);
     const times = await this.submit(
       { ...request, kind: 'score' },
-      windows.map(({ ids }) => ids),
+      windows.map(({ ids }) => ids.length),
       signal,
       (message) => {
         if (message.type === 'window') results[message.index] = message.result;
@@ -147,12 +152,17 @@ export class EngineClient implements Engine {
   ): Promise<TranslateOutcome> {
     const results: SentenceResult[] = new Array(request.sentences.length);
     const submittedAtMs = this.now();
-    const times = await this.submit({ ...request, kind: 'translate' }, request.sentences, signal, (message) => {
-      if (message.type === 'token') listener?.token(message.index, message.id, message.logprob, message.depth);
-      if (message.type !== 'sentence') return;
-      results[message.index] = message.result;
-      listener?.sentence(message.index, message.result);
-    });
+    const times = await this.submit(
+      { ...request, kind: 'translate' },
+      lengths(request.sentences),
+      signal,
+      (message) => {
+        if (message.type === 'token') listener?.token(message.index, message.id, message.logprob, message.depth);
+        if (message.type !== 'sentence') return;
+        results[message.index] = message.result;
+        listener?.sentence(message.index, message.result);
+      },
+    );
     const first = results.reduce(
       (least, { firstTokenAtMs }) => Math.min(least, firstTokenAtMs),
       Number.POSITIVE_INFINITY,
@@ -162,7 +172,7 @@ export class EngineClient implements Engine {
 
   async scoreStream(request: SpanRequest, signal: AbortSignal, listener?: SpanListener): Promise<SpanOutcome> {
     const blocks: SpanBlockResult[][] = request.texts.map(() => []);
-    const times = await this.submit({ ...request, kind: 'span' }, request.texts, signal, (message) => {
+    const times = await this.submit({ ...request, kind: 'span' }, lengths(request.texts), signal, (message) => {
       if (message.type !== 'block') return;
       if (listener === undefined) blocks[message.index]?.push(message.result);
       else listener(message.index, message.start, message.result);
@@ -170,17 +180,51 @@ export class EngineClient implements Engine {
     return { texts: blocks.map(joinBlocks), ...times };
   }
 
-  /** The one way in and the one way out of a job. `sequences`: what it is charged for, a lane and its tokens each. */
+  async generate(request: GenerateRequest, signal: AbortSignal, listener?: GenerateListener): Promise<GenerateOutcome> {
+    const { prompts, maxNewTokens } = request;
+    const streamTokens = listener !== undefined;
+    const sequences: SequenceResult[] = new Array(prompts.length);
+    const hearing = new Hearing(prompts.length);
+    const submittedAtMs = this.now();
+    const charged = prompts.map(({ length }) => length + maxNewTokens);
+    const times = await this.submit({ ...request, kind: 'generate', streamTokens }, charged, signal, (message) => {
+      switch (message.type) {
+        case 'prompt':
+          listener?.prompt(message.index, message.scores);
+          break;
+        case 'generated': {
+          const { jobId, index, token } = message;
+          if (!hearing.hear(index)) break;
+          if (listener?.token(index, token) !== true) break;
+          hearing.stop(index);
+          this.send({ type: 'stop', jobId, index });
+          break;
+        }
+        case 'sequence':
+          sequences[message.index] = hearing.cut(message.index, message.result);
+          listener?.sequence(message.index, sequences[message.index] as SequenceResult);
+          break;
+        default: // not of this kind of job
+      }
+    });
+    const first = sequences.reduce(
+      (least, { firstTokenAtMs }) => Math.min(least, firstTokenAtMs ?? least),
+      Number.POSITIVE_INFINITY,
+    );
+    return { sequences, ...times, firstTokenMs: Number.isFinite(first) ? first - submittedAtMs : null };
+  }
+
+  /** The one way in and the one way out of a job. `sequences`: what it is charged for, the tokens of a lane each. */
   private async submit(
     request: NewJob,
-    sequences: readonly Int32Array[],
+    sequences: readonly number[],
     signal: AbortSignal,
     part: PendingJob['part'],
   ): Promise<{ queueMs: number; computeMs: number }> {
     this.refuseUnlessReady();
     if (signal.aborted) throw closedByClient();
     const lanes = sequences.length;
-    const tokens = sequences.reduce((sum, ids) => sum + ids.length, 0);
+    const tokens = sequences.reduce((sum, length) => sum + length, 0);
     if (lanes === 0) return { queueMs: 0, computeMs: 0 };
     this.refuseWhenFull(lanes, tokens);
     const id = this.nextId++;
@@ -285,6 +329,9 @@ export class EngineClient implements Engine {
       case 'token':
       case 'sentence':
       case 'block':
+      case 'prompt':
+      case 'generated':
+      case 'sequence':
         this.jobs.get(message.jobId)?.part(message);
         break;
       case 'done':
@@ -371,6 +418,10 @@ export class EngineClient implements Engine {
     await exited;
     clearTimeout(timer);
   }
+}
+
+function lengths(texts: readonly Int32Array[]): number[] {
+  return texts.map(({ length }) => length);
 }
 
 function joinBlocks(blocks: readonly SpanBlockResult[]): SpanBlockResult {

@@ -5,11 +5,15 @@
 import type { ModelDescription } from '../models/description.js';
 import type {
   EngineTelemetry,
+  GeneratedTokens,
+  GenerateJob,
   ScoreJob,
   ScoreWindowResult,
   SentenceResult,
+  SequenceResult,
   SpanBlockResult,
   SpanJob,
+  TokenScores,
   TranslateJob,
 } from './protocol.js';
 
@@ -55,6 +59,30 @@ export interface TranslateListener {
   token(index: number, id: number, logprob: number, depth: number): void;
 }
 
+export type GenerateRequest = Omit<GenerateJob, 'id' | 'kind' | 'submittedAtMs' | 'streamTokens'>;
+
+export interface GenerateOutcome {
+  /** One per prompt, in order. */
+  readonly sequences: readonly SequenceResult[];
+  readonly queueMs: number;
+  readonly computeMs: number;
+  /** From submission until the first new token of any sequence was decided; null: there is none. */
+  readonly firstTokenMs: number | null;
+}
+
+/** Hears of results as they come: of one sequence in order, of several in any. No call may throw. */
+export interface GenerateListener {
+  /** The scores of the prompt's tokens, before the first new one; only for a request with `promptLogprobs`. */
+  prompt(index: number, scores: TokenScores): void;
+  /**
+   * One new token (n = 1). True: the sequence ends with it, such as by a stop string. It is then in the outcome as the last token, with
+   * 'stop' as the reason, nothing more of it is heard of, and it leaves the engine at the next step.
+   */
+  token(index: number, token: GeneratedTokens): boolean;
+  /** The whole sequence; the same object as in the outcome. */
+  sequence(index: number, result: SequenceResult): void;
+}
+
 export interface EngineInfo {
   readonly state: EngineState;
   /** Why the engine is not ready, null when it is. */
@@ -81,6 +109,11 @@ export interface Engine {
    * SESSION_BUSY. With a listener the outcome's texts are empty: whoever listens has had them.
    */
   scoreStream(request: SpanRequest, signal: AbortSignal, listener?: SpanListener): Promise<SpanOutcome>;
+  /**
+   * Continues prompts with a language model, of any family that scores; rejects as `score` does, and with INVALID_REQUEST for a prompt
+   * longer than the model's context.
+   */
+  generate(request: GenerateRequest, signal: AbortSignal, listener?: GenerateListener): Promise<GenerateOutcome>;
   /** Calls back with every report of the loop. Returns how to stop. */
   onTelemetry(listener: (telemetry: EngineTelemetry) => void): () => void;
   /** Finishes what is in, refuses what is new (DRAINING), and resolves when the worker has stopped and released everything. */

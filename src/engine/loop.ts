@@ -86,6 +86,9 @@ export class EngineLoop {
           this.jobs.delete(message.jobId);
           this.unreported = true;
           break;
+        case 'stop':
+          this.jobs.get(message.jobId)?.stage.stop?.(message.jobId, message.index);
+          break;
         case 'drain':
           this.draining = true;
           break;

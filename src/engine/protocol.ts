@@ -72,7 +72,82 @@ export interface SpanJob {
   readonly deadlineAtMs: number | null;
 }
 
-export type Job = ScoreJob | TranslateJob | SpanJob;
+/**
+ * Continues prompts with a language model, each a sequence of its own. What a sequence says depends on its prompt, its seed and the
+ * settings below, never on what else the engine does.
+ */
+export interface GenerateJob {
+  readonly kind: 'generate';
+  readonly id: number;
+  readonly model: string;
+  /** Token ids without `<s>`; a prompt may be empty, and may fill the model's context (`contextTokens`) but not exceed it. */
+  readonly prompts: readonly Int32Array[];
+  /** A model of fixed depth takes its one step whatever this says. */
+  readonly budget: Budget;
+  /** As for SpanJob; null for a model without spans. */
+  readonly spanCap: number | null;
+  /**
+   * New tokens of each sequence at most; 0: the prompts are scored only. Prompt and new tokens together end at the model's context, as
+   * at vLLM's max_model_len: the sequence then finishes by 'length'. Whoever asked for more is refused before it gets here.
+   */
+  readonly maxNewTokens: number;
+  /** 0: the best token each time, of equal ones the lowest id. Else log-probabilities are divided by it before one is drawn. */
+  readonly temperature: number;
+  /** (0, 1]: drawn from the fewest best tokens whose probabilities, after temperature, sum to at least this. */
+  readonly topP: number;
+  /** A safe integer a prompt. The t-th new token is drawn with a random number that is a function of (seed, t). */
+  readonly seeds: readonly number[];
+  /** Best candidates to return per token, 0 ... 20. */
+  readonly topLogprobs: number;
+  /** Score the prompt's tokens as well. */
+  readonly promptLogprobs: boolean;
+  /** A sequence ends after one of these. */
+  readonly stopIds: readonly number[];
+  /** Send the prompt's scores, and each token when it is decided, and not only the whole. */
+  readonly streamTokens: boolean;
+  readonly submittedAtMs: number;
+  readonly deadlineAtMs: number | null;
+}
+
+export type Job = ScoreJob | TranslateJob | SpanJob | GenerateJob;
+
+/**
+ * `n` tokens, in order. Log-probabilities are the model's own, before temperature and top_p; a token's is the same float as in
+ * `topLogprobs` when it is among the best.
+ */
+export interface TokenScores {
+  /** [n] nats. */
+  readonly logprobs: Float32Array;
+  /** [n, topLogprobs] best first; of equal ones the lowest id first. */
+  readonly topIds: Int32Array;
+  readonly topLogprobs: Float32Array;
+  /** [n] steps N and remainder R of the position that predicts the token; empty for a model of fixed depth. */
+  readonly depths: Uint8Array;
+  readonly remainders: Float32Array;
+  /** [n] mean span z over all heads, in keys; empty for a model whose spans do not depend on the token. */
+  readonly spans: Float32Array;
+}
+
+export interface GeneratedTokens extends TokenScores {
+  /** [n] */
+  readonly ids: Int32Array;
+}
+
+export interface SequenceResult {
+  /** Of all tokens of the prompt; null unless asked for. */
+  readonly prompt: TokenScores | null;
+  /** A stop id that ended it is the last. */
+  readonly tokens: GeneratedTokens;
+  /** 'stop': a stop id, or whoever listened said so. 'length': maxNewTokens or the context is reached. */
+  readonly finishReason: 'stop' | 'length';
+  /** Positions computed, the prompt's included, and steps over all of them: the cost of the sequence. */
+  readonly positions: number;
+  readonly positionSteps: number;
+  /** Rows of key and value cache it held in the end; 0 where a cache's size is the model's and not the text's. */
+  readonly cacheRows: number;
+  /** When the first new token was decided; null: there is none. */
+  readonly firstTokenAtMs: number | null;
+}
 
 /** `n` tokens of a text, in order. */
 export interface SpanBlockResult {
@@ -130,6 +205,8 @@ export interface ScoreWindowResult {
 export type ToEngine =
   | { readonly type: 'submit'; readonly job: Job }
   | { readonly type: 'abort'; readonly jobId: number }
+  /** One sequence of a GenerateJob has said enough: it is answered as it stands. Harmless when it has already ended. */
+  | { readonly type: 'stop'; readonly jobId: number; readonly index: number }
   /** Finish what is in, take nothing new, then answer `drained`. */
   | { readonly type: 'drain' };
 
@@ -154,6 +231,10 @@ export type FromEngine =
       readonly start: number;
       readonly result: SpanBlockResult;
     }
+  /** The scores of a prompt, and a new token, of a GenerateJob with `streamTokens`. */
+  | { readonly type: 'prompt'; readonly jobId: number; readonly index: number; readonly scores: TokenScores }
+  | { readonly type: 'generated'; readonly jobId: number; readonly index: number; readonly token: GeneratedTokens }
+  | { readonly type: 'sequence'; readonly jobId: number; readonly index: number; readonly result: SequenceResult }
   | { readonly type: 'sentence'; readonly jobId: number; readonly index: number; readonly result: SentenceResult }
   /** Sent once per job after its last window, or instead of it. `startedAtMs`: its first lane was admitted. */
   | { readonly type: 'done'; readonly jobId: number; readonly startedAtMs: number; readonly finishedAtMs: number }

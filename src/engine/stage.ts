@@ -34,6 +34,8 @@ export interface Stage {
   submit(job: Job, timeLimits: TimeLimits): number;
   /** The job leaves; its rows are not in the next step. */
   abort(jobId: number): void;
+  /** One part of the job ends as it stands; only for a stage whose parts can. */
+  stop?(jobId: number, index: number): void;
   /** Aborts the jobs that are out of time. */
   expire(nowMs: number): readonly Expired[];
   /** Forgets a job that was answered. */
