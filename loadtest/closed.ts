@@ -3,8 +3,6 @@
  * on top of the engine alone (measured in the same invocation, in alternating rounds, on the same token windows), whether the main
  * thread stays responsive meanwhile, and what memory does. Client and server must agree on every request and every token.
  */
-import { mkdir, writeFile } from 'node:fs/promises';
-import { fileURLToPath } from 'node:url';
 import { describeMachine } from '../src/cli/bench-machine.js';
 import { loadScorer } from '../src/cli/bench-model.js';
 import { goldenText } from '../src/cli/bench-sequences.js';
@@ -28,6 +26,7 @@ import type { Piece } from './closed-load.js';
 import { fill } from './closed-memory.js';
 import { saturate } from './closed-rounds.js';
 import type { Options } from './closed-session.js';
+import { saveResult } from './results.js';
 import { runningServer, startServer } from './server.js';
 
 const FLAGS = {
@@ -97,7 +96,8 @@ export function run(argv: string[], io: CommandIo, stop: AbortSignal = new Abort
         ...outcome.result,
       };
       const json = `${JSON.stringify(result, null, 2)}\n`;
-      if (values.save !== undefined) await save(json, result.measuredAt, io);
+      if (values.save !== undefined)
+        io.stderr.write(`saved to ${await saveResult('closed', result.measuredAt, { json })}\n`);
       await write(io.stdout, values.json !== undefined ? json : outcome.text);
       for (const problem of outcome.problems) io.stderr.write(`client and server disagree: ${problem}\n`);
       return outcome.problems.length === 0 ? EXIT.ok : EXIT.failed;
@@ -140,12 +140,4 @@ async function cutPieces(model: ModelDescription, { file, length }: Options, io:
   if (pieces.length === 0)
     throw new CommandError(`there is no text of ${length} tokens: give a longer --file, or lower --length`);
   return pieces;
-}
-
-async function save(json: string, measuredAt: string, io: CommandIo): Promise<void> {
-  const folder = fileURLToPath(new URL('../../loadtest/results/', import.meta.url));
-  await mkdir(folder, { recursive: true });
-  const file = `${folder}closed-${measuredAt.replace(/[:.]/g, '-')}.json`;
-  await writeFile(file, json);
-  io.stderr.write(`saved to ${file}\n`);
 }

@@ -1,6 +1,7 @@
 /** `npm run loadtest -- COMMAND`: the load tests by name. */
 import type { Command } from '../src/cli/commands.js';
 import { didYouMean } from '../src/nearest.js';
+import { SCENARIOS, type ScenarioName } from './scenarios.js';
 
 const LOAD_TESTS: Readonly<Record<string, { readonly help: string; readonly load: () => Promise<Command> }>> = {
   closed: {
@@ -11,6 +12,22 @@ const LOAD_TESTS: Readonly<Record<string, { readonly help: string; readonly load
     help: 'Scoring beside translation: does either starve?',
     load: async () => (await import('./mixed.js')).run,
   },
+  'cold-start': {
+    help: 'How long a start takes, and how slow the first requests are.',
+    load: async () => (await import('./cold-start.js')).run,
+  },
+  ...Object.fromEntries(
+    Object.entries(SCENARIOS).map(([scenario, { help }]) => [
+      scenario,
+      {
+        help,
+        load: async (): Promise<Command> => {
+          const { runScenario } = await import('./open.js');
+          return (argv, io, stop) => runScenario(scenario as ScenarioName, argv, io, stop);
+        },
+      },
+    ]),
+  ),
 };
 
 process.exit(await main());
@@ -19,7 +36,7 @@ async function main(): Promise<number> {
   const [name = '--help', ...argv] = process.argv.slice(2);
   const test = Object.hasOwn(LOAD_TESTS, name) ? LOAD_TESTS[name] : undefined;
   if (test === undefined) {
-    const names = Object.entries(LOAD_TESTS).map(([known, { help }]) => `  ${known.padEnd(10)}${help}\n`);
+    const names = Object.entries(LOAD_TESTS).map(([known, { help }]) => `  ${known.padEnd(14)}${help}\n`);
     const wrong = name === '--help' ? '' : `unknown load test ${name}${didYouMean(name, Object.keys(LOAD_TESTS))}\n`;
     process.stderr.write(`${wrong}Usage: npm run loadtest -- TEST [options]\n\n${names.join('')}`);
     return wrong === '' ? 0 : 2;

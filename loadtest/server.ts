@@ -72,6 +72,14 @@ export class Scrape {
     });
   }
 
+  /** The values that `label` takes among the samples of `name`. */
+  values(name: string, label: string): string[] {
+    const found = this.samples.flatMap((sample) =>
+      sample.name === name ? (new RegExp(`(?:^|,)${label}="([^"]*)"`).exec(sample.labels)?.[1] ?? []) : [],
+    );
+    return [...new Set(found)];
+  }
+
   /** Sum over all label sets of `name` that hold each of `labels`, such as `outcome="OK"`; 0 when there are none. */
   sum(name: string, ...labels: readonly string[]): number {
     return this.samples
