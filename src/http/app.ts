@@ -32,6 +32,7 @@ import { RouteTable } from './route-table.js';
 import { documentRoutes } from './routes/documents.js';
 import { healthRoutes } from './routes/health.js';
 import { infoRoutes } from './routes/info.js';
+import { kserveRoutes } from './routes/kserve.js';
 import { libreTranslateRoutes } from './routes/libretranslate.js';
 import { modelRoutes } from './routes/models.js';
 import { scoreRoutes } from './routes/score.js';
@@ -97,6 +98,7 @@ export async function buildApp(deps: AppDeps): Promise<App> {
   healthRoutes(app, deps, models);
   documentRoutes(app, deps);
   await app.register(async (scope) => libreTranslateRoutes(scope as App, deps, models));
+  await app.register(async (scope) => kserveRoutes(scope as App, deps, models));
 
   const stopTelemetry = engine.onTelemetry((report) => deps.observer.telemetry(report));
   app.addHook('onClose', async () => stopTelemetry());

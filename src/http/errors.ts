@@ -6,16 +6,16 @@ import { randomUUID } from 'node:crypto';
 import { type IncomingMessage, type ServerResponse, STATUS_CODES } from 'node:http';
 import type { Socket } from 'node:net';
 import type { FastifyError, FastifyReply, FastifyRequest } from 'fastify';
-import { errorBody, ServerError } from '../errors.js';
+import { ERRORS, errorBody, ServerError } from '../errors.js';
 import { bodyTooLarge } from './admission.js';
-import { LIBRETRANSLATE_PATHS, libreTranslateStatus } from './libretranslate.js';
+import { shapeError } from './error-shapes.js';
 import type { RouteTable } from './route-table.js';
 import { explainValidation, shorten } from './validation.js';
 
 const MEDIA_TYPE_REMEDY = 'send application/json in UTF-8, uncompressed';
 
-export function unsupportedMediaType(what: string): ServerError {
-  return new ServerError('UNSUPPORTED_MEDIA_TYPE', `${what} is not supported: ${MEDIA_TYPE_REMEDY}`);
+export function unsupportedMediaType(what: string, remedy = MEDIA_TYPE_REMEDY): ServerError {
+  return new ServerError('UNSUPPORTED_MEDIA_TYPE', `${what} is not supported: ${remedy}`);
 }
 
 /** What a thrown value means to the client. */
@@ -48,14 +48,13 @@ export function toServerError(error: unknown, request: FastifyRequest, bodyBytes
   );
 }
 
-/** In our one shape, or on LibreTranslate's paths in the one its clients read. */
+/** In our one shape, or in that of the protocol whose path it is. */
 export function sendError(reply: FastifyReply, error: ServerError): FastifyReply {
   if (error.retryAfterSeconds !== null) reply.header('retry-after', String(error.retryAfterSeconds));
-  const plain = LIBRETRANSLATE_PATHS.has(pathOf(reply.request));
-  return reply
-    .code(plain ? libreTranslateStatus(error) : error.status)
-    .type('application/json; charset=utf-8')
-    .send(JSON.stringify(plain ? { error: error.message } : errorBody(error)));
+  // OpenAI's clients would send a request again after every 5xx.
+  if (error.status >= 500 && !ERRORS[error.code].retryable) reply.header('x-should-retry', 'false');
+  const { status, body } = shapeError(pathOf(reply.request), error);
+  return reply.code(status).type('application/json; charset=utf-8').send(JSON.stringify(body));
 }
 
 function pathOf({ url }: FastifyRequest): string {

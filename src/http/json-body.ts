@@ -14,7 +14,11 @@ export async function parseJsonBody(request: FastifyRequest, body: Buffer): Prom
   if (body.length === 0) {
     throw new ServerError('MALFORMED_JSON', 'the body is empty: send a JSON object with the field input');
   }
-  const text = parseUtf8(body);
+  return parseJson(parseUtf8(body));
+}
+
+/** @throws ServerError MALFORMED_JSON */
+export function parseJson(text: string): unknown {
   try {
     return JSON.parse(text);
   } catch (error) {

@@ -4,7 +4,7 @@
  */
 import type { FastifyRequest } from 'fastify';
 import { BEAM_MAX } from '../config.js';
-import { type ErrorCode, ServerError } from '../errors.js';
+import { ServerError } from '../errors.js';
 import type { ModelDescription } from '../models/description.js';
 import { shorten } from './validation.js';
 
@@ -16,12 +16,6 @@ export const LIBRETRANSLATE_PATHS: ReadonlySet<string> = new Set([
   '/frontend/settings',
   '/health',
 ]);
-
-/** Its clients know of 400 where our interface is finer; what tells a load balancer or a retry something stays as it is. */
-export function libreTranslateStatus({ code, status }: ServerError): number {
-  const asBadRequest: readonly ErrorCode[] = ['INVALID_REQUEST', 'UNKNOWN_MODEL', 'PAYLOAD_TOO_LARGE'];
-  return asBadRequest.includes(code) ? 400 : status;
-}
 
 export type Parameters = Readonly<Record<string, unknown>>;
 

@@ -15,7 +15,8 @@ export function joinOrStream(pieces: Iterable<string>, tokens: number): string |
   return Readable.from(paced(pieces), { objectMode: false });
 }
 
-async function* paced(pieces: Iterable<string>): AsyncGenerator<string> {
+/** A turn of the event loop after each piece. */
+export async function* paced(pieces: Iterable<string>): AsyncGenerator<string> {
   for (const piece of pieces) {
     yield piece;
     await setImmediate();

@@ -13,15 +13,15 @@ export type InputLimits = Pick<Config, 'inputsMax' | 'textBytesMax' | 'queueToke
 };
 
 /** @throws ServerError INVALID_REQUEST or PAYLOAD_TOO_LARGE, naming the input at fault (`input`, or `input[3]` of a list) */
-export function readInputs(input: ScoreBody['input'], limits: InputLimits): ScoreInput[] {
-  if (typeof input === 'string') return [textInput(input, 'input', limits)];
+export function readInputs(input: ScoreBody['input'], limits: InputLimits, name = 'input'): ScoreInput[] {
+  if (typeof input === 'string') return [textInput(input, name, limits)];
   if (input.length === 0) {
-    throw new ServerError('INVALID_REQUEST', `input is an empty list; it must be ${SCORE_INPUT_ALLOWED}`, 'input');
+    throw new ServerError('INVALID_REQUEST', `${name} is an empty list; it must be ${SCORE_INPUT_ALLOWED}`, name);
   }
-  if (typeof input[0] === 'number') return [idsInput(input as number[], 'input', limits)];
-  checkCount(input.length, limits);
+  if (typeof input[0] === 'number') return [idsInput(input as number[], name, limits)];
+  checkCount(input.length, limits, name);
   return (input as (string | number[])[]).map((item, i) =>
-    typeof item === 'string' ? textInput(item, `input[${i}]`, limits) : idsInput(item, `input[${i}]`, limits),
+    typeof item === 'string' ? textInput(item, `${name}[${i}]`, limits) : idsInput(item, `${name}[${i}]`, limits),
   );
 }
 

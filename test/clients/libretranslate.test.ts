@@ -1,25 +1,18 @@
 /** Clients that people have, unchanged, against the server. What they are sent is compared with the contract elsewhere. */
 import assert from 'node:assert/strict';
-import { execFile } from 'node:child_process';
-import type { AddressInfo } from 'node:net';
 import { after, before, test } from 'node:test';
-import { promisify } from 'node:util';
 import { translate } from 'libretranslate';
 import { loadLanguageDetector } from '../../src/http/language-detector.js';
-import { type FakeServer, fakeServer } from '../fakes.js';
-import { CLIENT_SCRIPT, pythonWithClients } from './python.js';
+import { type Listening, listeningServer } from './listening.js';
+import { pythonWith, runClient } from './python.js';
 
-let server: FakeServer;
+let server: Listening;
 let url = '';
 before(async () => {
-  server = await fakeServer([], { detector: await loadLanguageDetector() });
-  await server.app.listen({ host: '127.0.0.1', port: 0 });
-  url = `http://127.0.0.1:${(server.app.server.address() as AddressInfo).port}`;
+  server = await listeningServer([], { detector: await loadLanguageDetector() });
+  url = server.url;
 });
-after(async () => {
-  server.app.server.closeAllConnections();
-  await server.app.close();
-});
+after(() => server.close());
 
 test('npm libretranslate', async () => {
   assert.equal(
@@ -36,11 +29,14 @@ test('npm libretranslate', async () => {
   );
 });
 
-const found = pythonWithClients();
+interface Said {
+  readonly detect: readonly { readonly language: string; readonly confidence: number }[];
+}
+
+const found = pythonWith(['libretranslatepy', 'deep_translator']);
 test('PyPI libretranslatepy and deep-translator', { skip: 'missing' in found && found.missing }, async () => {
   assert.ok('python' in found);
-  const { stdout } = await promisify(execFile)(found.python, [CLIENT_SCRIPT, url]);
-  const { detect, ...rest } = JSON.parse(stdout);
+  const { detect, ...rest } = (await runClient(found.python, 'libretranslate_clients.py', [url])) as Said;
   const languages = [
     { code: 'en', name: 'English', targets: ['de', 'en'] },
     { code: 'de', name: 'German', targets: ['de'] },
@@ -55,6 +51,7 @@ test('PyPI libretranslatepy and deep-translator', { skip: 'missing' in found && 
     deep_auto: 'tHE HOUSE IS SMALL.',
     deep_batch: ['gOOD MORNING.', 'wHAT TIME IS IT?'],
   });
-  assert.equal(detect[0].language, 'de');
-  assert.ok(detect[0].confidence > 50 && detect[0].confidence <= 100);
+  const [best] = detect;
+  assert.equal(best?.language, 'de');
+  assert.ok(best.confidence > 50 && best.confidence <= 100);
 });
