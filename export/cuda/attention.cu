@@ -1,0 +1,185 @@
+// Ragged attention on tensor cores, after FlashAttention-2 (Dao 2023, arXiv 2307.08691): a block takes a tile of up to 64 queries that see the
+// same keys, and one head; a warp takes 16 of the queries. Keys and values come through an index list, 64 at a time, into shared memory;
+// scores never leave registers, the softmax is kept running in float32.
+//
+// Chunks of keys start at the tile's first key, so a query's sums are made in the same order whatever else is in the tile or the batch.
+#include "kernels.h"
+
+namespace ponder {
+namespace {
+
+constexpr int WARPS = TILE_ROWS / 16;
+constexpr int THREADS = WARPS * 32;
+constexpr int CHUNK = 64;
+constexpr float LOG2E = 1.4426950408889634f;
+
+/// c += a b for a [16, 16], b [16, 8] in half precision, c [16, 8] in float32.
+__device__ void multiply(float (&c)[4], const unsigned (&a)[4], unsigned b0, unsigned b1) {
+  asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};\n"
+               : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+
+__device__ void load_transposed(unsigned (&r)[4], const __half* from) {
+  const unsigned address = static_cast<unsigned>(__cvta_generic_to_shared(from));
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];\n"
+               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+               : "r"(address));
+}
+
+__device__ unsigned pair(float low, float high) {
+  const __half2 packed = __floats2half2_rn(low, high);
+  return *reinterpret_cast<const unsigned*>(&packed);
+}
+
+__device__ float max_over_quad(float x) {
+  x = fmaxf(x, __shfl_xor_sync(0xffffffffu, x, 1));
+  return fmaxf(x, __shfl_xor_sync(0xffffffffu, x, 2));
+}
+__device__ float sum_over_quad(float x) {
+  x += __shfl_xor_sync(0xffffffffu, x, 1);
+  return x + __shfl_xor_sync(0xffffffffu, x, 2);
+}
+
+template <int D>
+__global__ void __launch_bounds__(THREADS) attention_kernel(Attention io) {
+  // Eight numbers of padding a row put the rows that a warp reads together into different banks.
+  constexpr int STRIDE = D + 8;
+  __shared__ __align__(16) __half keys[CHUNK * STRIDE];
+  __shared__ __align__(16) __half values[CHUNK * STRIDE];
+  __shared__ int seen_by_tile;
+
+  const Tile tile = io.tiles[blockIdx.x];
+  if (tile.count == 0) return;
+  const int head = blockIdx.y, width = io.heads * D;
+  const int warp = threadIdx.x / 32, thread = threadIdx.x % 32, group = thread / 4, column = thread % 4;
+  auto first_of = [&](int row) { return io.seen == nullptr ? io.rows[row].first : io.seen[2 * row]; };
+  auto visible_of = [&](int row) { return io.seen == nullptr ? io.rows[row].visible : io.seen[2 * row + 1]; };
+
+  if (threadIdx.x == 0) seen_by_tile = 0;
+  __syncthreads();
+  if (threadIdx.x < tile.count) atomicMax(&seen_by_tile, visible_of(tile.first + threadIdx.x));
+  const int first_key = first_of(tile.first);
+
+  // This thread's two rows of the warp's sixteen.
+  const int row[2] = {warp * 16 + group, warp * 16 + group + 8};
+  int visible[2];
+  unsigned q[D / 16][4];
+#pragma unroll
+  for (int half = 0; half < 2; half++) {
+    const bool real = row[half] < tile.count;
+    visible[half] = real ? visible_of(tile.first + row[half]) : 0;
+    const __half* from = io.q + static_cast<size_t>(tile.first + (real ? row[half] : 0)) * io.stride + head * D + column * 2;
+#pragma unroll
+    for (int k = 0; k < D / 16; k++) {
+      q[k][half] = real ? *reinterpret_cast<const unsigned*>(from + k * 16) : 0u;
+      q[k][half + 2] = real ? *reinterpret_cast<const unsigned*>(from + k * 16 + 8) : 0u;
+    }
+  }
+  float out[D / 8][4] = {};
+  float peak[2] = {-INFINITY, -INFINITY}, total[2] = {0, 0};
+  int seen_by_warp = max(visible[0], visible[1]);
+#pragma unroll
+  for (int offset = 16; offset > 0; offset /= 2) seen_by_warp = max(seen_by_warp, __shfl_xor_sync(0xffffffffu, seen_by_warp, offset));
+  __syncthreads();
+  const int seen = seen_by_tile;
+
+  for (int start = 0; start < seen; start += CHUNK) {
+    for (int i = threadIdx.x; i < CHUNK * (D / 8); i += THREADS) {
+      const int key = i / (D / 8), part = i % (D / 8);
+      uint4 k = {0, 0, 0, 0}, v = {0, 0, 0, 0};
+      if (start + key < seen) {
+        const size_t at = static_cast<size_t>(io.key_index[first_key + start + key]) * width + head * D + part * 8;
+        k = *reinterpret_cast<const uint4*>(io.keys + at);
+        v = *reinterpret_cast<const uint4*>(io.values + at);
+      }
+      *reinterpret_cast<uint4*>(keys + key * STRIDE + part * 8) = k;
+      *reinterpret_cast<uint4*>(values + key * STRIDE + part * 8) = v;
+    }
+    __syncthreads();
+    if (start < seen_by_warp) {
+      float score[CHUNK / 8][4] = {};
+#pragma unroll
+      for (int n = 0; n < CHUNK / 8; n++) {
+        const __half* from = keys + (n * 8 + group) * STRIDE + column * 2;
+#pragma unroll
+        for (int k = 0; k < D / 16; k++) {
+          multiply(score[n], q[k], *reinterpret_cast<const unsigned*>(from + k * 16), *reinterpret_cast<const unsigned*>(from + k * 16 + 8));
+        }
+      }
+#pragma unroll
+      for (int half = 0; half < 2; half++) {
+        float best = -INFINITY;
+#pragma unroll
+        for (int n = 0; n < CHUNK / 8; n++) {
+#pragma unroll
+          for (int j = 0; j < 2; j++) {
+            float& s = score[n][half * 2 + j];
+            if (start + n * 8 + column * 2 + j >= visible[half]) s = -INFINITY;
+            best = fmaxf(best, s);
+          }
+        }
+        const float next = fmaxf(peak[half], max_over_quad(best));
+        const float base = next == -INFINITY ? 0.0f : next;
+        const float kept = exp2f((peak[half] - base) * LOG2E);
+        peak[half] = next;
+        float added = 0;
+#pragma unroll
+        for (int n = 0; n < CHUNK / 8; n++) {
+#pragma unroll
+          for (int j = 0; j < 2; j++) {
+            float& s = score[n][half * 2 + j];
+            s = exp2f((s - base) * LOG2E);
+            added += s;
+          }
+        }
+        total[half] = total[half] * kept + sum_over_quad(added);
+#pragma unroll
+        for (int n = 0; n < D / 8; n++) {
+          out[n][half * 2] *= kept;
+          out[n][half * 2 + 1] *= kept;
+        }
+      }
+#pragma unroll
+      for (int block = 0; block < CHUNK / 16; block++) {
+        const unsigned weights[4] = {
+            pair(score[2 * block][0], score[2 * block][1]), pair(score[2 * block][2], score[2 * block][3]),
+            pair(score[2 * block + 1][0], score[2 * block + 1][1]), pair(score[2 * block + 1][2], score[2 * block + 1][3])};
+        const int value_row = block * 16 + thread % 8 + thread / 8 % 2 * 8;
+#pragma unroll
+        for (int n = 0; n < D / 8; n += 2) {
+          unsigned v[4];
+          load_transposed(v, values + value_row * STRIDE + (n + thread / 16) * 8);
+          multiply(out[n], weights, v[0], v[1]);
+          multiply(out[n + 1], weights, v[2], v[3]);
+        }
+      }
+    }
+    __syncthreads();
+  }
+#pragma unroll
+  for (int half = 0; half < 2; half++) {
+    if (row[half] >= tile.count) continue;
+    const float scale = total[half] > 0 ? 1.0f / total[half] : 0.0f;
+    __half* to = io.out + static_cast<size_t>(tile.first + row[half]) * width + head * D + column * 2;
+#pragma unroll
+    for (int n = 0; n < D / 8; n++) {
+      *reinterpret_cast<unsigned*>(to + n * 8) = pair(out[n][half * 2] * scale, out[n][half * 2 + 1] * scale);
+    }
+  }
+}
+
+}  // namespace
+
+bool attention(const Attention& io, cudaStream_t stream) {
+  if (io.tile_count == 0) return true;
+  const dim3 grid(io.tile_count, io.heads);
+  switch (io.d_head) {
+    case 32: attention_kernel<32><<<grid, THREADS, 0, stream>>>(io); return true;
+    case 64: attention_kernel<64><<<grid, THREADS, 0, stream>>>(io); return true;
+    case 128: attention_kernel<128><<<grid, THREADS, 0, stream>>>(io); return true;
+  }
+  return false;
+}
+
+}  // namespace ponder

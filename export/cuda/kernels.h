@@ -1,0 +1,117 @@
+// The kernels of `ai.adaptive` on CUDA, as functions that launch on a stream. Shapes are row-major. Nothing here allocates or waits, so
+// that every call can be captured in a CUDA graph.
+//
+//   slots: rows of the pools, one a position in work; the last row of each pool is scrap: padding rows read and write it.
+//   rows of a step: a table int32 [r, 8], active rows first, then renewed ones (their key and value only).
+#pragma once
+#include <cuda_fp16.h>
+#include <cuda_runtime.h>
+
+#include <cstdint>
+
+namespace ponder {
+
+/// One row of a step. `slot` -1 marks padding. `limits` holds max_steps * 256 + min_steps.
+struct alignas(32) Row {
+  int32_t slot, cache_row, position, step;
+  int32_t first, visible, lane, limits;
+};
+static_assert(sizeof(Row) == 32);
+
+/// A run of active rows that see the same keys: rows [first, first + count), count at most TILE_ROWS.
+struct alignas(8) Tile {
+  int32_t first, count;
+};
+constexpr int TILE_ROWS = 64;
+
+/// Rows of lanes that `compact_rows` can tell apart, and the head of its progress report before a count per lane.
+constexpr int LANES_MAX = 1024;
+constexpr int PROGRESS_HEAD = 4;
+
+/// The two parts of a step's rows.
+struct Rows {
+  const Row* active;
+  int active_count;
+  const Row* renewed;
+  int renewed_count;
+};
+
+/// state[slot] = e[ids] * scale[ids] * factor, accumulator[slot] = 0, halting[slot] = 0. d is a multiple of 128, at most 1024.
+void start_rows(const Row* rows, const int32_t* ids, int count, const int8_t* embedding, const float* scale, float factor, int d, int slots,
+                float* state, float* accumulator, float* halting, cudaStream_t stream);
+
+/// x = state + C(position) + C(step), normalised = LN(x) in half precision, p = sigmoid(w . LN(x) + b), and the halting update (functions.py,
+/// HaltingUpdate) of active rows, whose x, weight, halted and remainder are written.
+struct AdaptiveInput {
+  const float *state, *positions, *steps, *halt, *halt_bias, *threshold;
+  float epsilon;
+  int d, slots;
+  float *halting, *x, *weight, *remainder;
+  bool* halted;
+  __half* normalised;
+};
+void adaptive_input(const Rows& rows, const AdaptiveInput& io, cudaStream_t stream);
+
+/// keys[cache_row], values[cache_row] = qkv[row, d:2d], qkv[row, 2d:3d]
+void write_cache(const Rows& rows, const __half* qkv, int d, int cache_rows, __half* keys, __half* values, cudaStream_t stream);
+
+/// Per head: softmax(q k^T) v over keys key_index[first ... first + visible). q lies in rows `stride` apart.
+struct Attention {
+  const __half* q;
+  int stride;
+  const __half *keys, *values;
+  const Row* rows;
+  const Tile* tiles;
+  int tile_count;
+  const int32_t* key_index;
+  /// Decoder memory: where keys begin and how many there are comes from here instead of from the rows, [active, 2].
+  const int32_t* seen;
+  int heads, d_head;
+  __half* out;
+};
+/// Returns false when the head size has no kernel (32, 64 and 128 have).
+bool attention(const Attention& io, cudaStream_t stream);
+
+/// out = LN(x) without its affine part.
+void normalise_rows(const float* x, int rows, int d, float epsilon, __half* out, cudaStream_t stream);
+
+/// state[slot] = z, accumulator[slot] += weight * z
+void write_rows(const Row* rows, int count, const float* z, const float* weight, int d, int slots, float* state, float* accumulator,
+                cudaStream_t stream);
+
+/// After a step: what runs on stays in `active` in its order, with the next step's number; what halted goes to `renewed`, unless nothing of its
+/// lane runs on. Depth and remainder of what halted go to their slots. Both tables are padded up to their extents. `halted` null: nothing
+/// halts and no step is counted; only tiles and progress are made anew.
+struct Compaction {
+  Row* active;
+  int active_count;
+  float* threshold;
+  const bool* halted;
+  const float* remainder;
+  Row* renewed;
+  int renewed_count, renewed_capacity;
+  Tile* tiles;
+  int tile_capacity;
+  int slots;
+  int32_t* depths;
+  float* remainders;
+  /// active rows, renewed rows, tiles, 0, then the active rows of each lane [LANES_MAX]
+  int32_t* progress;
+};
+void compact_rows(const Compaction& io, cudaStream_t stream);
+
+/// out = gain * LN(accumulator[slots]) + shift. A slot of -1 is padding.
+void read_sums(const float* accumulator, const int32_t* slots, int rows, int d, int pool, float epsilon, const float* gain, const float* shift,
+               __half* out, cudaStream_t stream);
+
+/// log softmax(logits)[target]
+void target_logprob(const float* logits, const int32_t* targets, int rows, int vocabulary, float* logprob, cudaStream_t stream);
+
+/// The k largest of log softmax(logits), best first; of equal ones the lower id first.
+void top_logprobs(const float* logits, int rows, int vocabulary, int k, float* best, int32_t* ids, cudaStream_t stream);
+
+/// to[i] = from[slots[i]]
+void read_halting(const int32_t* depths, const float* remainders, const int32_t* slots, int rows, int pool, int32_t* depth, float* remainder,
+                  cudaStream_t stream);
+
+}  // namespace ponder

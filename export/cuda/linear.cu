@@ -1,0 +1,190 @@
+#include "linear.h"
+
+#include <cublasLt.h>
+
+#include <cstdlib>
+#include <cstring>
+#include <map>
+#include <mutex>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+namespace ponder {
+namespace {
+
+constexpr size_t WORKSPACE_BYTES = 32 << 20;
+constexpr int TUNED_ROWS = 4096;
+constexpr int CANDIDATES = 12;
+constexpr int TIMED_RUNS = 10;
+
+void check(cublasStatus_t status, const char* what) {
+  if (status != CUBLAS_STATUS_SUCCESS) throw std::runtime_error(std::string(what) + ": cuBLAS status " + std::to_string(status));
+}
+void check(cudaError_t error, const char* what) {
+  if (error != cudaSuccess) throw std::runtime_error(std::string(what) + ": " + cudaGetErrorString(error));
+}
+
+/// One handle and one workspace a device: all products of a process run on one stream, one after another.
+struct Library {
+  cublasLtHandle_t handle = nullptr;
+  void* workspace = nullptr;
+};
+Library& library() {
+  static std::mutex mutex;
+  static std::map<int, Library> libraries;
+  const std::lock_guard<std::mutex> lock(mutex);
+  int device = 0;
+  check(cudaGetDevice(&device), "cudaGetDevice");
+  Library& l = libraries[device];
+  if (l.handle == nullptr) {
+    check(cublasLtCreate(&l.handle), "cublasLtCreate");
+    check(cudaMalloc(&l.workspace, WORKSPACE_BYTES), "cuBLASLt workspace of 32 MiB");
+  }
+  return l;
+}
+
+struct Layouts {
+  cublasLtMatrixLayout_t w, x, y;
+};
+
+bool is_float(Epilogue e) { return e == Epilogue::bias_add || e == Epilogue::plain; }
+
+}  // namespace
+
+// cuBLAS is column-major: our row-major y [rows, n] is its y' [n, rows] = W' [n, k] x' [k, rows], and its bias runs along n.
+struct Linear::Choice {
+  int k, n;
+  Epilogue epilogue;
+  bool transposed;
+  cublasLtMatmulDesc_t product = nullptr;
+  bool chosen = false;
+  cublasLtMatmulAlgo_t algorithm;
+  std::map<int, Layouts> layouts;
+  std::map<int, cublasLtMatmulAlgo_t> algorithms;
+
+  Choice(int k, int n, Epilogue epilogue, bool transposed) : k(k), n(n), epilogue(epilogue), transposed(transposed) {
+    check(cublasLtMatmulDescCreate(&product, CUBLAS_COMPUTE_32F, CUDA_R_32F), "cublasLtMatmulDescCreate");
+    const cublasOperation_t op = transposed ? CUBLAS_OP_T : CUBLAS_OP_N;
+    set(CUBLASLT_MATMUL_DESC_TRANSA, op);
+    cublasLtEpilogue_t e = CUBLASLT_EPILOGUE_DEFAULT;
+    if (epilogue == Epilogue::bias || epilogue == Epilogue::bias_add) e = CUBLASLT_EPILOGUE_BIAS;
+    if (epilogue == Epilogue::bias_relu) e = CUBLASLT_EPILOGUE_RELU_BIAS;
+    set(CUBLASLT_MATMUL_DESC_EPILOGUE, e);
+    if (epilogue != Epilogue::plain) set(CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE, is_float(epilogue) ? CUDA_R_32F : CUDA_R_16F);
+  }
+  ~Choice() {
+    for (auto& [rows, l] : layouts) {
+      for (auto layout : {l.w, l.x, l.y}) cublasLtMatrixLayoutDestroy(layout);
+    }
+    cublasLtMatmulDescDestroy(product);
+  }
+  template <typename T>
+  void set(cublasLtMatmulDescAttributes_t attribute, T value) {
+    check(cublasLtMatmulDescSetAttribute(product, attribute, &value, sizeof(value)), "cublasLtMatmulDescSetAttribute");
+  }
+
+  Layouts& layouts_for(int rows) {
+    auto found = layouts.find(rows);
+    if (found != layouts.end()) return found->second;
+    Layouts l;
+    const cudaDataType y = is_float(epilogue) ? CUDA_R_32F : CUDA_R_16F;
+    check(transposed ? cublasLtMatrixLayoutCreate(&l.w, CUDA_R_16F, k, n, k) : cublasLtMatrixLayoutCreate(&l.w, CUDA_R_16F, n, k, n),
+          "cublasLtMatrixLayoutCreate");
+    check(cublasLtMatrixLayoutCreate(&l.x, CUDA_R_16F, k, rows, k), "cublasLtMatrixLayoutCreate");
+    check(cublasLtMatrixLayoutCreate(&l.y, y, n, rows, n), "cublasLtMatrixLayoutCreate");
+    return layouts.emplace(rows, l).first->second;
+  }
+
+  std::vector<cublasLtMatmulHeuristicResult_t> candidates(int rows, int count) {
+    Layouts& l = layouts_for(rows);
+    cublasLtMatmulPreference_t preference;
+    check(cublasLtMatmulPreferenceCreate(&preference), "cublasLtMatmulPreferenceCreate");
+    const size_t bytes = WORKSPACE_BYTES;
+    cublasLtMatmulPreferenceSetAttribute(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &bytes, sizeof(bytes));
+    // No sum is split over blocks: it would be made in an order that depends on the row count.
+    const uint32_t whole = CUBLASLT_REDUCTION_SCHEME_NONE;
+    cublasLtMatmulPreferenceSetAttribute(preference, CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, &whole, sizeof(whole));
+    std::vector<cublasLtMatmulHeuristicResult_t> found(count);
+    int n_found = 0;
+    const cublasStatus_t status =
+        cublasLtMatmulAlgoGetHeuristic(library().handle, product, l.w, l.x, l.y, l.y, preference, count, found.data(), &n_found);
+    cublasLtMatmulPreferenceDestroy(preference);
+    check(status, "cublasLtMatmulAlgoGetHeuristic");
+    if (n_found == 0) throw std::runtime_error("cuBLASLt has no kernel for this product");
+    found.resize(n_found);
+    return found;
+  }
+
+  void multiply(int rows, const cublasLtMatmulAlgo_t& algo, const __half* x, const __half* w, const float* residual, void* y, cudaStream_t stream) {
+    Layouts& l = layouts_for(rows);
+    const float one = 1.0f, beta = epilogue == Epilogue::bias_add ? 1.0f : 0.0f;
+    const void* c = epilogue == Epilogue::bias_add ? residual : y;
+    check(cublasLtMatmul(library().handle, product, &one, w, l.w, x, l.x, &beta, c, l.y, y, l.y, &algo, library().workspace, WORKSPACE_BYTES,
+                         stream),
+          "cublasLtMatmul");
+  }
+
+  /// The fastest of cuBLASLt's candidates at TUNED_ROWS, timed on buffers of its own.
+  void choose(const __half* w, cudaStream_t stream) {
+    const size_t x_bytes = sizeof(__half) * TUNED_ROWS * k, y_bytes = sizeof(float) * TUNED_ROWS * n;
+    __half* x = nullptr;
+    float *y = nullptr, *residual = nullptr;
+    check(cudaMalloc(&x, x_bytes), "tuning buffer");
+    check(cudaMalloc(&y, y_bytes), "tuning buffer");
+    check(cudaMalloc(&residual, y_bytes), "tuning buffer");
+    cudaMemsetAsync(x, 0, x_bytes, stream);
+    cudaMemsetAsync(residual, 0, y_bytes, stream);
+    cudaEvent_t began, ended;
+    cudaEventCreate(&began);
+    cudaEventCreate(&ended);
+    float best = INFINITY;
+    for (const auto& candidate : candidates(TUNED_ROWS, CANDIDATES)) {
+      if (candidate.state != CUBLAS_STATUS_SUCCESS) continue;
+      for (int i = 0; i < 3; i++) multiply(TUNED_ROWS, candidate.algo, x, w, residual, y, stream);
+      cudaEventRecord(began, stream);
+      for (int i = 0; i < TIMED_RUNS; i++) multiply(TUNED_ROWS, candidate.algo, x, w, residual, y, stream);
+      cudaEventRecord(ended, stream);
+      check(cudaEventSynchronize(ended), "timing a product");
+      float ms = 0;
+      cudaEventElapsedTime(&ms, began, ended);
+      if (ms < best) {
+        best = ms;
+        algorithm = candidate.algo;
+        chosen = true;
+      }
+    }
+    if (std::getenv("PONDER_CUDA_VERBOSE") != nullptr)
+      fprintf(stderr, "linear %d x %d epilogue %d: %.1f us at %d rows\n", k, n, static_cast<int>(epilogue), best / TIMED_RUNS * 1000, TUNED_ROWS);
+    cudaEventDestroy(began);
+    cudaEventDestroy(ended);
+    cudaFree(x);
+    cudaFree(y);
+    cudaFree(residual);
+  }
+
+  const cublasLtMatmulAlgo_t& algorithm_for(int rows, const __half* w, cudaStream_t stream) {
+    auto found = algorithms.find(rows);
+    if (found != algorithms.end()) return found->second;
+    cudaStreamCaptureStatus capture = cudaStreamCaptureStatusNone;
+    cudaStreamIsCapturing(stream, &capture);
+    if (!chosen && capture == cudaStreamCaptureStatusNone) choose(w, stream);
+    cublasLtMatmulHeuristicResult_t result;
+    Layouts& l = layouts_for(rows);
+    if (chosen && cublasLtMatmulAlgoCheck(library().handle, product, l.w, l.x, l.y, l.y, &algorithm, &result) == CUBLAS_STATUS_SUCCESS)
+      return algorithms.emplace(rows, algorithm).first->second;
+    return algorithms.emplace(rows, candidates(rows, 1)[0].algo).first->second;
+  }
+};
+
+Linear::Linear(int k, int n, Epilogue epilogue, bool transposed) : choice_(std::make_unique<Choice>(k, n, epilogue, transposed)) {}
+Linear::~Linear() = default;
+
+void Linear::run(int rows, const __half* x, const __half* w, const void* bias, const float* residual, void* y, cudaStream_t stream) {
+  if (rows == 0) return;
+  if (choice_->epilogue != Epilogue::plain) choice_->set(CUBLASLT_MATMUL_DESC_BIAS_POINTER, bias);
+  const auto& algorithm = choice_->algorithm_for(rows, w, stream);
+  choice_->multiply(rows, algorithm, x, w, residual, y, stream);
+}
+
+}  // namespace ponder

@@ -1,0 +1,343 @@
+// The operators of `ai.adaptive` as ONNX Runtime custom operators for its CUDA provider. A session that registers this library uses them in place of
+// the model-local functions of the same names (export/cuda_functions.py), which stay their definition.
+//
+// Pools are bound as input and output of one run; where ONNX Runtime gives an output memory of its own, the pool is copied first.
+#define ORT_API_MANUAL_INIT
+#include <onnxruntime_cxx_api.h>
+#undef ORT_API_MANUAL_INIT
+
+#include <functional>
+#include <numeric>
+#include <vector>
+
+#include "kernels.h"
+#include "linear.h"
+
+namespace {
+
+using ponder::Row;
+using ponder::Tile;
+
+constexpr auto F32 = ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT;
+constexpr auto F16 = ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16;
+constexpr auto I8 = ONNX_TENSOR_ELEMENT_DATA_TYPE_INT8;
+constexpr auto I32 = ONNX_TENSOR_ELEMENT_DATA_TYPE_INT32;
+constexpr auto I64 = ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64;
+constexpr auto BOOL = ONNX_TENSOR_ELEMENT_DATA_TYPE_BOOL;
+using Types = std::vector<ONNXTensorElementDataType>;
+
+/// The inputs and outputs of one call, typed and with their dimensions at hand.
+class Call {
+ public:
+  explicit Call(OrtKernelContext* context) : context_(context) {}
+
+  cudaStream_t stream() const { return static_cast<cudaStream_t>(context_.GetGPUComputeStream()); }
+  bool has(size_t i) const { return i < context_.GetInputCount() && context_.GetInput(i) != nullptr; }
+  std::vector<int64_t> dims(size_t i) const { return context_.GetInput(i).GetTensorTypeAndShapeInfo().GetShape(); }
+  int dim(size_t i, size_t axis) const { return static_cast<int>(dims(i)[axis]); }
+  template <typename T>
+  const T* in(size_t i) const {
+    return static_cast<const T*>(context_.GetInput(i).GetTensorRawData());
+  }
+  template <typename T>
+  T* out(size_t i, const std::vector<int64_t>& shape) {
+    return static_cast<T*>(context_.GetOutput(i, shape).GetTensorMutableRawData());
+  }
+  /// Output `o` of the shape of input `i`, holding what it held.
+  template <typename T>
+  T* in_place(size_t i, size_t o) {
+    const auto shape = dims(i);
+    T* to = out<T>(o, shape);
+    const T* from = in<T>(i);
+    const size_t count = std::accumulate(shape.begin(), shape.end(), size_t{1}, std::multiplies<>());
+    if (to != from) cudaMemcpyAsync(to, from, count * sizeof(T), cudaMemcpyDeviceToDevice, stream());
+    return to;
+  }
+  ponder::Rows rows(size_t active, size_t renewed) const { return {in<Row>(active), dim(active, 0), in<Row>(renewed), dim(renewed, 0)}; }
+
+ private:
+  Ort::KernelContext context_;
+};
+
+using Compute = std::function<void(Call&)>;
+using Make = std::function<Compute(Ort::ConstKernelInfo)>;
+
+struct Kernel {
+  Compute compute;
+};
+
+OrtStatusPtr failure(const char* name, const std::exception& error) {
+  const std::string message = std::string(name) + ": " + error.what();
+  return Ort::GetApi().CreateStatus(ORT_FAIL, message.c_str());
+}
+
+/// One operator: its name, the types of its inputs and outputs, and what makes its kernel from a node's attributes.
+struct Op : OrtCustomOp {
+  Op(const char* name, Types inputs, Types outputs, Make make, int host_input = -1, int optional_from = 1000)
+      : OrtCustomOp{}, name(name), inputs(std::move(inputs)), outputs(std::move(outputs)), make(std::move(make)), host_input(host_input),
+        optional_from(optional_from) {
+    // The kernel table is asked for in the version that the server asks for: newer runtimes offer it all the same.
+    version = 17;
+    GetName = [](const OrtCustomOp* op) { return self(op).name; };
+    GetExecutionProviderType = [](const OrtCustomOp*) { return "CUDAExecutionProvider"; };
+    GetInputTypeCount = [](const OrtCustomOp* op) { return self(op).inputs.size(); };
+    GetInputType = [](const OrtCustomOp* op, size_t i) { return self(op).inputs[i]; };
+    GetOutputTypeCount = [](const OrtCustomOp* op) { return self(op).outputs.size(); };
+    GetOutputType = [](const OrtCustomOp* op, size_t i) { return self(op).outputs[i]; };
+    GetInputCharacteristic = [](const OrtCustomOp* op, size_t i) {
+      return static_cast<int>(i) >= self(op).optional_from ? INPUT_OUTPUT_OPTIONAL : INPUT_OUTPUT_REQUIRED;
+    };
+    GetOutputCharacteristic = [](const OrtCustomOp*, size_t) { return INPUT_OUTPUT_REQUIRED; };
+    GetInputMemoryType = [](const OrtCustomOp* op, size_t i) {
+      return static_cast<int>(i) == self(op).host_input ? OrtMemTypeCPUInput : OrtMemTypeDefault;
+    };
+    CreateKernelV2 = [](const OrtCustomOp* op, const OrtApi*, const OrtKernelInfo* info, void** kernel) -> OrtStatusPtr {
+      try {
+        *kernel = new Kernel{self(op).make(Ort::ConstKernelInfo{info})};
+        return nullptr;
+      } catch (const std::exception& error) {
+        return failure(self(op).name, error);
+      }
+    };
+    KernelComputeV2 = [](void* kernel, OrtKernelContext* context) -> OrtStatusPtr {
+      try {
+        Call call(context);
+        static_cast<Kernel*>(kernel)->compute(call);
+        const cudaError_t error = cudaPeekAtLastError();
+        if (error != cudaSuccess) throw std::runtime_error(cudaGetErrorString(error));
+        return nullptr;
+      } catch (const std::exception& error) {
+        return failure("ai.adaptive", error);
+      }
+    };
+    KernelDestroy = [](void* kernel) { delete static_cast<Kernel*>(kernel); };
+  }
+  static const Op& self(const OrtCustomOp* op) { return *static_cast<const Op*>(op); }
+
+  const char* name;
+  Types inputs, outputs;
+  Make make;
+  int host_input, optional_from;
+};
+
+void require(bool condition, const char* message) {
+  if (!condition) throw std::runtime_error(message);
+}
+void require_width(int d) {
+  require(d == 128 || d == 256 || d == 384 || d == 512 || d == 768 || d == 1024,
+          "no kernel for this width: 128, 256, 384, 512, 768 and 1024 have one; run without the native library");
+}
+
+Make stateless(Compute compute) {
+  return [compute](Ort::ConstKernelInfo) { return compute; };
+}
+
+Compute start_rows(Ort::ConstKernelInfo info) {
+  const float factor = info.GetAttribute<float>("factor");
+  return [factor](Call& c) {
+    const int d = c.dim(2, 1);
+    require_width(d);
+    auto* state = c.in_place<float>(4, 0);
+    auto* accumulator = c.in_place<float>(5, 1);
+    auto* halting = c.in_place<float>(6, 2);
+    ponder::start_rows(c.in<Row>(0), c.in<int32_t>(1), c.dim(0, 0), c.in<int8_t>(2), c.in<float>(3), factor, d, c.dim(4, 0), state, accumulator,
+                       halting, c.stream());
+  };
+}
+
+Compute adaptive_input(Ort::ConstKernelInfo info) {
+  const float epsilon = info.GetAttribute<float>("epsilon");
+  return [epsilon](Call& c) {
+    const int d = c.dim(3, 1);
+    require_width(d);
+    const ponder::Rows rows = c.rows(0, 1);
+    const int64_t active = rows.active_count, all = active + rows.renewed_count;
+    ponder::AdaptiveInput io{};
+    io.threshold = c.in<float>(2);
+    io.state = c.in<float>(3);
+    io.positions = c.in<float>(5);
+    io.steps = c.in<float>(6);
+    io.halt = c.in<float>(7);
+    io.halt_bias = c.in<float>(8);
+    io.epsilon = epsilon;
+    io.d = d;
+    io.slots = c.dim(3, 0);
+    io.normalised = c.out<__half>(0, {all, d});
+    io.x = c.out<float>(1, {active, d});
+    io.weight = c.out<float>(2, {active, 1});
+    io.halted = c.out<bool>(3, {active, 1});
+    io.remainder = c.out<float>(4, {active, 1});
+    io.halting = c.in_place<float>(4, 5);
+    ponder::adaptive_input(rows, io, c.stream());
+  };
+}
+
+void write_cache(Call& c) {
+  auto* keys = c.in_place<__half>(3, 0);
+  auto* values = c.in_place<__half>(4, 1);
+  ponder::write_cache(c.rows(0, 1), c.in<__half>(2), c.dim(3, 1), c.dim(3, 0), keys, values, c.stream());
+}
+
+Compute tiled_attention(Ort::ConstKernelInfo info) {
+  const int heads = static_cast<int>(info.GetAttribute<int64_t>("heads"));
+  return [heads](Call& c) {
+    ponder::Attention io{};
+    io.q = c.in<__half>(0);
+    io.stride = c.dim(0, 1);
+    io.keys = c.in<__half>(1);
+    io.values = c.in<__half>(2);
+    io.rows = c.in<Row>(3);
+    io.tiles = c.in<Tile>(4);
+    io.tile_count = c.dim(4, 0);
+    io.key_index = c.in<int32_t>(5);
+    io.seen = c.has(6) ? c.in<int32_t>(6) : nullptr;
+    const int width = c.dim(1, 1);
+    io.heads = heads;
+    io.d_head = width / heads;
+    io.out = c.out<__half>(0, {c.dim(3, 0), width});
+    require(ponder::attention(io, c.stream()), "no kernel for this head size: 32, 64 and 128 have one; run without the native library");
+  };
+}
+
+/// x, w, bias[, residual] -> y; one product a node, so that its choice of kernel stays with it.
+Compute linear(Ort::ConstKernelInfo info, bool relu) {
+  (void)info;
+  auto product = std::make_shared<std::unique_ptr<ponder::Linear>>();
+  return [product, relu](Call& c) {
+    const int k = c.dim(1, 0), n = c.dim(1, 1);
+    if (!*product) *product = std::make_unique<ponder::Linear>(k, n, relu ? ponder::Epilogue::bias_relu : ponder::Epilogue::bias, false);
+    const int rows = c.dim(0, 0);
+    auto* y = c.out<__half>(0, {rows, n});
+    (*product)->run(rows, c.in<__half>(0), c.in<__half>(1), c.in<__half>(2), nullptr, y, c.stream());
+  };
+}
+
+Compute linear_add(Ort::ConstKernelInfo) {
+  auto product = std::make_shared<std::unique_ptr<ponder::Linear>>();
+  return [product](Call& c) {
+    const int k = c.dim(1, 0), n = c.dim(1, 1);
+    if (!*product) *product = std::make_unique<ponder::Linear>(k, n, ponder::Epilogue::bias_add, false);
+    const int rows = c.dim(0, 0);
+    auto* y = c.out<float>(0, {rows, n});
+    (*product)->run(rows, c.in<__half>(0), c.in<__half>(1), c.in<float>(2), c.in<float>(3), y, c.stream());
+  };
+}
+
+Compute logits(Ort::ConstKernelInfo) {
+  auto product = std::make_shared<std::unique_ptr<ponder::Linear>>();
+  return [product](Call& c) {
+    const int n = c.dim(1, 0), k = c.dim(1, 1);
+    if (!*product) *product = std::make_unique<ponder::Linear>(k, n, ponder::Epilogue::plain, true);
+    const int rows = c.dim(0, 0);
+    auto* y = c.out<float>(0, {rows, n});
+    (*product)->run(rows, c.in<__half>(0), c.in<__half>(1), nullptr, nullptr, y, c.stream());
+  };
+}
+
+Compute normalise_rows(Ort::ConstKernelInfo info) {
+  const float epsilon = info.GetAttribute<float>("epsilon");
+  return [epsilon](Call& c) {
+    const int rows = c.dim(0, 0), d = c.dim(0, 1);
+    require_width(d);
+    ponder::normalise_rows(c.in<float>(0), rows, d, epsilon, c.out<__half>(0, {rows, d}), c.stream());
+  };
+}
+
+void write_rows(Call& c) {
+  const int d = c.dim(3, 1);
+  require_width(d);
+  auto* state = c.in_place<float>(3, 0);
+  auto* accumulator = c.in_place<float>(4, 1);
+  ponder::write_rows(c.in<Row>(0), c.dim(0, 0), c.in<float>(1), c.in<float>(2), d, c.dim(3, 0), state, accumulator, c.stream());
+}
+
+/// active, threshold, halted, remainder, renewed, renewed_table, tile_table, depths, remainders. `halts` 0: halted and remainder are ignored.
+Compute compact_rows(Ort::ConstKernelInfo info) {
+  const bool halts = info.GetAttribute<int64_t>("halts") != 0;
+  return [halts](Call& c) {
+    ponder::Compaction io{};
+    io.active_count = c.dim(0, 0);
+    io.halted = halts ? c.in<bool>(2) : nullptr;
+    io.remainder = halts ? c.in<float>(3) : nullptr;
+    io.renewed_count = c.dim(4, 0);
+    io.renewed_capacity = c.dim(5, 0);
+    io.tile_capacity = c.dim(6, 0);
+    io.slots = c.dim(7, 0);
+    io.active = reinterpret_cast<Row*>(c.in_place<int32_t>(0, 0));
+    io.threshold = c.in_place<float>(1, 1);
+    io.renewed = reinterpret_cast<Row*>(c.in_place<int32_t>(5, 2));
+    io.tiles = reinterpret_cast<Tile*>(c.in_place<int32_t>(6, 3));
+    io.depths = c.in_place<int32_t>(7, 4);
+    io.remainders = c.in_place<float>(8, 5);
+    io.progress = c.out<int32_t>(6, {ponder::PROGRESS_HEAD + ponder::LANES_MAX});
+    ponder::compact_rows(io, c.stream());
+  };
+}
+
+Compute read_sums(Ort::ConstKernelInfo info) {
+  const float epsilon = info.GetAttribute<float>("epsilon");
+  return [epsilon](Call& c) {
+    const int rows = c.dim(1, 0), d = c.dim(0, 1);
+    require_width(d);
+    const float* gain = c.has(2) ? c.in<float>(2) : nullptr;
+    const float* shift = c.has(3) ? c.in<float>(3) : nullptr;
+    ponder::read_sums(c.in<float>(0), c.in<int32_t>(1), rows, d, c.dim(0, 0), epsilon, gain, shift, c.out<__half>(0, {rows, d}), c.stream());
+  };
+}
+
+void target_logprob(Call& c) {
+  const int rows = c.dim(0, 0);
+  ponder::target_logprob(c.in<float>(0), c.in<int32_t>(1), rows, c.dim(0, 1), c.out<float>(0, {rows}), c.stream());
+}
+
+void top_logprobs(Call& c) {
+  const int rows = c.dim(0, 0);
+  const int64_t k = *c.in<int64_t>(1);
+  auto* best = c.out<float>(0, {rows, k});
+  auto* ids = c.out<int32_t>(1, {rows, k});
+  ponder::top_logprobs(c.in<float>(0), rows, c.dim(0, 1), static_cast<int>(k), best, ids, c.stream());
+}
+
+void read_halting(Call& c) {
+  const int rows = c.dim(2, 0);
+  auto* depth = c.out<int32_t>(0, {rows});
+  auto* remainder = c.out<float>(1, {rows});
+  ponder::read_halting(c.in<int32_t>(0), c.in<float>(1), c.in<int32_t>(2), rows, c.dim(0, 0), depth, remainder, c.stream());
+}
+
+const std::vector<Op*>& operators() {
+  static const std::vector<Op*> all = {
+      new Op("StartRows", {I32, I32, I8, F32, F32, F32, F32}, {F32, F32, F32}, start_rows),
+      new Op("AdaptiveInput", {I32, I32, F32, F32, F32, F32, F32, F32, F32}, {F16, F32, F32, BOOL, F32, F32}, adaptive_input),
+      new Op("WriteCache", {I32, I32, F16, F16, F16}, {F16, F16}, stateless(write_cache)),
+      new Op("TiledAttention", {F16, F16, F16, I32, I32, I32, I32}, {F16}, tiled_attention, -1, 6),
+      new Op("Linear", {F16, F16, F16}, {F16}, [](auto info) { return linear(info, false); }),
+      new Op("LinearRelu", {F16, F16, F16}, {F16}, [](auto info) { return linear(info, true); }),
+      new Op("LinearAdd", {F16, F16, F32, F32}, {F32}, linear_add),
+      new Op("Logits", {F16, F16}, {F32}, logits),
+      new Op("NormalizeRows", {F32}, {F16}, normalise_rows),
+      new Op("WriteRows", {I32, F32, F32, F32, F32}, {F32, F32}, stateless(write_rows)),
+      new Op("CompactRows", {I32, F32, BOOL, F32, I32, I32, I32, I32, F32}, {I32, F32, I32, I32, I32, F32, I32}, compact_rows),
+      new Op("ReadSums", {F32, I32, F32, F32}, {F16}, read_sums, -1, 2),
+      new Op("TargetLogProb", {F32, I32}, {F32}, stateless(target_logprob)),
+      new Op("TopLogProbs", {F32, I64}, {F32, I32}, stateless(top_logprobs), 1),
+      new Op("ReadHalting", {I32, F32, I32}, {I32, F32}, stateless(read_halting)),
+  };
+  return all;
+}
+
+}  // namespace
+
+extern "C" __attribute__((visibility("default"))) OrtStatus* RegisterCustomOps(OrtSessionOptions* options, const OrtApiBase* base) {
+  const OrtApi* api = base->GetApi(17);
+  Ort::InitApi(api);
+  // The domain outlives every session that registered it.
+  static OrtCustomOpDomain* domain = nullptr;
+  if (domain == nullptr) {
+    if (OrtStatus* status = api->CreateCustomOpDomain("ai.adaptive", &domain)) return status;
+    for (Op* op : operators()) {
+      if (OrtStatus* status = api->CustomOpDomain_Add(domain, op)) return status;
+    }
+  }
+  return api->AddCustomOpDomain(options, domain);
+}

@@ -1,0 +1,379 @@
+// Every kernel against a plain loop on the CPU, and the time of a whole step in a CUDA graph. Runs where a GPU is: `make test` in this folder.
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <functional>
+#include <map>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "kernels.h"
+#include "linear.h"
+
+using namespace ponder;
+
+namespace {
+
+int failures = 0;
+std::mt19937 random_bits(1234);
+
+void ok(cudaError_t error) {
+  if (error == cudaSuccess) return;
+  std::printf("CUDA: %s\n", cudaGetErrorString(error));
+  std::exit(1);
+}
+
+/// Memory on the device, filled from and read back to vectors.
+template <typename T>
+struct Device {
+  T* data = nullptr;
+  size_t count;
+  explicit Device(size_t count) : count(count) { ok(cudaMalloc(&data, count * sizeof(T) + 16)), ok(cudaMemset(data, 0, count * sizeof(T))); }
+  explicit Device(const std::vector<T>& from) : Device(from.size()) { ok(cudaMemcpy(data, from.data(), count * sizeof(T), cudaMemcpyHostToDevice)); }
+  ~Device() { cudaFree(data); }
+  Device(const Device&) = delete;
+  std::vector<T> read() const {
+    std::vector<T> to(count);
+    ok(cudaDeviceSynchronize());
+    ok(cudaMemcpy(to.data(), data, count * sizeof(T), cudaMemcpyDeviceToHost));
+    return to;
+  }
+  operator T*() const { return data; }
+};
+
+std::vector<float> floats(size_t count, float scale = 1) {
+  std::normal_distribution<float> normal(0, scale);
+  std::vector<float> out(count);
+  for (auto& x : out) x = normal(random_bits);
+  return out;
+}
+std::vector<__half> halves(const std::vector<float>& from) { return std::vector<__half>(from.begin(), from.end()); }
+int below(int n) { return static_cast<int>(random_bits() % n); }
+
+void expect(const char* what, double found, double allowed) {
+  const bool good = found <= allowed;
+  std::printf("%s %-44s %.3g (at most %.3g)\n", good ? "ok  " : "FAIL", what, found, allowed);
+  if (!good) failures++;
+}
+
+Row row_of(int slot, int position, int step, int first, int visible, int lane, int max_steps = 8, int min_steps = 1) {
+  return {slot, slot, position, step, first, visible, lane, max_steps * 256 + min_steps};
+}
+
+void test_adaptive_input() {
+  const int d = 512, slots = 100, active = 37, renewed = 11;
+  const auto state = floats(slots * d), positions = floats(64 * d), steps = floats(9 * d), halt = floats(d, 0.05f), bias = floats(1);
+  std::vector<float> halting(slots), threshold(active, 0.99f);
+  for (auto& h : halting) h = 0.9f * (below(1000) / 1000.0f);
+  std::vector<Row> a, r;
+  for (int i = 0; i < active; i++) a.push_back(row_of(i * 2, below(64), 1 + below(8), 0, 1, 0, 1 + below(8), 1 + below(3)));
+  a[5].slot = -1;
+  for (int i = 0; i < renewed; i++) r.push_back(row_of(i * 2 + 1, below(64), 1 + below(8), 0, 1, 0));
+  Device<float> d_state(state), d_positions(positions), d_steps(steps), d_halt(halt), d_bias(bias), d_halting(halting), d_threshold(threshold);
+  Device<Row> d_a(a), d_r(r);
+  Device<float> x(active * d), weight(active), remainder(active);
+  Device<bool> halted(active);
+  Device<__half> normalised((active + renewed) * d);
+  AdaptiveInput io{d_state, d_positions, d_steps, d_halt, d_bias, d_threshold, 1e-5f, d, slots, d_halting, x, weight, remainder, halted, normalised};
+  adaptive_input({d_a, active, d_r, renewed}, io, 0);
+  const auto got_x = x.read(), got_w = weight.read(), got_r = remainder.read(), got_h = d_halting.read();
+  const auto got_n = normalised.read();
+  std::vector<unsigned char> got_halted(active);
+  ok(cudaMemcpy(got_halted.data(), halted.data, active, cudaMemcpyDeviceToHost));
+  double ex = 0, en = 0, ew = 0, eh = 0;
+  for (int i = 0; i < active + renewed; i++) {
+    const Row& row = i < active ? a[i] : r[i - active];
+    const int slot = row.slot < 0 ? slots - 1 : row.slot;
+    std::vector<double> v(d);
+    double mean = 0, variance = 0, logit = 0;
+    for (int j = 0; j < d; j++) mean += v[j] = state[slot * d + j] + (positions[row.position * d + j] + steps[row.step * d + j]);
+    mean /= d;
+    if (i < active)
+      for (int j = 0; j < d; j++) ex = std::max(ex, std::abs(v[j] - got_x[i * d + j]));
+    for (auto& y : v) y -= mean, variance += y * y;
+    const double inverse = 1 / std::sqrt(variance / d + 1e-5);
+    for (int j = 0; j < d; j++) {
+      en = std::max(en, std::abs(v[j] * inverse - static_cast<double>(__half2float(got_n[i * d + j]))) / (1 + std::abs(v[j] * inverse)));
+      logit += v[j] * halt[j];
+    }
+    if (i >= active) continue;
+    const double p = 1 / (1 + std::exp(-(logit * inverse + bias[0]))), before = halting[slot];
+    const bool last = row.step == row.limits / 256, held = row.step < row.limits % 256;
+    const double step = held ? std::min(p, 0.99f - before) : p;
+    const bool stops = last || (!held && before + step > 0.99f);
+    ew = std::max({ew, std::abs((stops ? 1 - before : step) - got_w[i]), std::abs((stops ? 1 - before : 0) - got_r[i])});
+    if (stops != (got_halted[i] != 0)) eh += 1;
+    if (row.slot >= 0) eh += std::abs((stops ? 1 : before + step) - got_h[slot]) > 1e-5;
+  }
+  expect("adaptive_input: x", ex, 1e-6);
+  expect("adaptive_input: normalised", en, 1e-3);
+  expect("adaptive_input: weight, remainder", ew, 1e-5);
+  expect("adaptive_input: halting", eh, 0);
+}
+
+void test_attention(int d_head, int heads, bool memory) {
+  const int width = heads * d_head, pool = 3000;
+  const auto keys = floats(static_cast<size_t>(pool) * width, 0.5f), values = floats(static_cast<size_t>(pool) * width);
+  std::vector<Row> rows;
+  std::vector<Tile> tiles;
+  std::vector<int32_t> index, seen;
+  const int lengths[] = {1, 5, 16, 17, 32, 64, 65, 130, 300};
+  for (int length : lengths) {
+    const int first = static_cast<int>(index.size()), start = static_cast<int>(rows.size());
+    for (int i = 0; i < length; i++) index.push_back(below(pool));
+    for (int i = 0; i < length; i++) {
+      if (below(3) == 0 && i > 0) continue;
+      rows.push_back(row_of(0, i, 1, memory ? 0 : first, memory ? 1 : i + 1, 0));
+      seen.push_back(first);
+      seen.push_back(i + 1);
+    }
+    for (int at = start; at < static_cast<int>(rows.size()); at += TILE_ROWS)
+      tiles.push_back({at, std::min(TILE_ROWS, static_cast<int>(rows.size()) - at)});
+    tiles.push_back({0, 0});
+  }
+  const int count = static_cast<int>(rows.size()), stride = memory ? width : 3 * width;
+  const auto q = floats(static_cast<size_t>(count) * stride, 0.5f);
+  Device<__half> d_q(halves(q)), d_k(halves(keys)), d_v(halves(values)), out(static_cast<size_t>(count) * width);
+  Device<Row> d_rows(rows);
+  Device<Tile> d_tiles(tiles);
+  Device<int32_t> d_index(index), d_seen(seen);
+  Attention io{d_q, stride, d_k, d_v, d_rows, d_tiles, static_cast<int>(tiles.size()), d_index, memory ? d_seen.data : nullptr, heads, d_head, out};
+  if (!attention(io, 0)) failures++;
+  const auto got = out.read();
+  double error = 0;
+  for (int i = 0; i < count; i++) {
+    const int first = seen[2 * i], visible = seen[2 * i + 1];
+    for (int h = 0; h < heads; h++) {
+      std::vector<double> s(visible);
+      double peak = -1e30, total = 0;
+      for (int j = 0; j < visible; j++) {
+        double dot = 0;
+        for (int x = 0; x < d_head; x++) dot += q[static_cast<size_t>(i) * stride + h * d_head + x] * keys[static_cast<size_t>(index[first + j]) * width + h * d_head + x];
+        s[j] = dot;
+        peak = std::max(peak, dot);
+      }
+      for (auto& x : s) total += x = std::exp(x - peak);
+      for (int x = 0; x < d_head; x++) {
+        double sum = 0;
+        for (int j = 0; j < visible; j++) sum += s[j] / total * values[static_cast<size_t>(index[first + j]) * width + h * d_head + x];
+        error = std::max(error, std::abs(sum - static_cast<double>(__half2float(got[static_cast<size_t>(i) * width + h * d_head + x]))));
+      }
+    }
+  }
+  const std::string what = "attention: head " + std::to_string(d_head) + (memory ? ", memory" : "");
+  expect(what.c_str(), error, 1e-2);
+}
+
+void test_compaction() {
+  const int capacity = 4096, lanes = 50;
+  std::vector<Row> rows;
+  std::vector<float> threshold, remainder;
+  std::vector<unsigned char> halted;
+  for (int lane = 0; lane < lanes; lane++) {
+    const int length = 1 + below(120);
+    for (int i = 0; i < length; i++) {
+      rows.push_back(row_of(static_cast<int>(rows.size()), i, 3, 7, i + 1, (lane * 7) % 64));
+      threshold.push_back(0.5f + 0.001f * lane);
+      remainder.push_back(0.25f);
+      halted.push_back(lane % 5 == 0 || below(4) == 0);
+    }
+  }
+  const int real = static_cast<int>(rows.size());
+  rows.resize(capacity, row_of(-1, 0, 1, 0, 1, 0));
+  threshold.resize(capacity, 1);
+  remainder.resize(capacity, 0);
+  halted.resize(capacity, 1);
+  Device<Row> d_rows(rows), d_renewed(capacity);
+  Device<float> d_threshold(threshold), d_remainder(remainder), remainders(capacity);
+  Device<unsigned char> d_halted(halted);
+  Device<Tile> tiles(512);
+  Device<int32_t> depths(capacity), progress(PROGRESS_HEAD + LANES_MAX);
+  Compaction io{d_rows, capacity, d_threshold, reinterpret_cast<bool*>(d_halted.data), d_remainder, d_renewed, capacity, capacity, tiles, 512, capacity, depths, remainders, progress};
+  compact_rows(io, 0);
+  const auto got = d_rows.read(), renewed = d_renewed.read();
+  const auto got_threshold = d_threshold.read();
+  const auto got_tiles = tiles.read();
+  const auto got_progress = progress.read(), got_depths = depths.read();
+  std::map<int, int> counts;
+  for (int i = 0; i < real; i++) counts[rows[i].lane] += !halted[i];
+  double wrong = 0;
+  int kept = 0, renews = 0;
+  for (int i = 0; i < real; i++) {
+    if (!halted[i]) {
+      wrong += got[kept].slot != rows[i].slot || got[kept].step != 4 || got_threshold[kept] != threshold[i];
+      kept++;
+    } else {
+      wrong += got_depths[rows[i].slot] != 3;
+      if (counts[rows[i].lane] > 0) wrong += renewed[renews].slot != rows[i].slot || renewed[renews].step != 4, renews++;
+    }
+  }
+  for (int i = kept; i < capacity; i++) wrong += got[i].slot != -1;
+  for (int i = renews; i < capacity; i++) wrong += renewed[i].slot != -1;
+  wrong += got_progress[0] != kept || got_progress[1] != renews;
+  for (int lane = 0; lane < LANES_MAX; lane++) wrong += got_progress[PROGRESS_HEAD + lane] != (counts.count(lane) ? counts[lane] : 0);
+  std::vector<int> covered(capacity, 0);
+  for (int i = 0; i < got_progress[2]; i++) {
+    for (int j = 0; j < got_tiles[i].count; j++) {
+      covered[got_tiles[i].first + j]++;
+      wrong += got[got_tiles[i].first + j].lane != got[got_tiles[i].first].lane;
+    }
+  }
+  for (int i = 0; i < capacity; i++) wrong += covered[i] != (i < kept);
+  for (int i = got_progress[2]; i < 512; i++) wrong += got_tiles[i].count != 0;
+  expect("compact_rows", wrong, 0);
+}
+
+void test_output() {
+  const int rows = 9, vocabulary = 1000, k = 20;
+  const auto logits = floats(rows * vocabulary, 3);
+  std::vector<int32_t> targets(rows);
+  for (auto& t : targets) t = below(vocabulary);
+  Device<float> d_logits(logits), logprob(rows), best(rows * k);
+  Device<int32_t> d_targets(targets), ids(rows * k);
+  target_logprob(d_logits, d_targets, rows, vocabulary, logprob, 0);
+  top_logprobs(d_logits, rows, vocabulary, k, best, ids, 0);
+  const auto got = logprob.read(), got_best = best.read();
+  const auto got_ids = ids.read();
+  double error = 0, wrong = 0;
+  for (int i = 0; i < rows; i++) {
+    double total = 0;
+    std::vector<std::pair<float, int>> order;
+    for (int j = 0; j < vocabulary; j++) total += std::exp(static_cast<double>(logits[i * vocabulary + j])), order.push_back({-logits[i * vocabulary + j], j});
+    std::sort(order.begin(), order.end());
+    error = std::max(error, std::abs(logits[i * vocabulary + targets[i]] - std::log(total) - got[i]));
+    for (int n = 0; n < k; n++) {
+      wrong += got_ids[i * k + n] != order[n].second;
+      error = std::max(error, std::abs(-order[n].first - std::log(total) - got_best[i * k + n]));
+    }
+  }
+  expect("target_logprob, top_logprobs", error, 1e-5);
+  expect("top_logprobs: ids", wrong, 0);
+}
+
+void test_linear(Epilogue epilogue, bool transposed, const char* what) {
+  const int k = 512, n = 1536, rows = 200;
+  const auto x = floats(static_cast<size_t>(rows) * k), w = floats(static_cast<size_t>(k) * n, 0.05f), bias = floats(n), residual = floats(static_cast<size_t>(rows) * n);
+  Device<__half> d_x(halves(x)), d_w(halves(w)), half_bias(halves(bias)), half_y(static_cast<size_t>(rows) * n);
+  Device<float> d_bias(bias), d_residual(residual), y(static_cast<size_t>(rows) * n);
+  const bool wide = epilogue == Epilogue::bias_add || epilogue == Epilogue::plain;
+  Linear linear(k, n, epilogue, transposed);
+  auto run = [&](int count) {
+    linear.run(count, d_x, d_w, wide ? static_cast<void*>(d_bias.data) : half_bias.data, d_residual, wide ? static_cast<void*>(y.data) : half_y.data, 0);
+  };
+  auto result = [&] {
+    if (wide) return y.read();
+    const auto h = half_y.read();
+    return std::vector<float>(h.begin(), h.end());
+  };
+  run(rows);
+  const auto got = result();
+  double error = 0;
+  for (int i = 0; i < rows; i += 17) {
+    for (int j = 0; j < n; j++) {
+      double sum = epilogue == Epilogue::plain ? 0 : bias[j];
+      for (int l = 0; l < k; l++) sum += x[static_cast<size_t>(i) * k + l] * (transposed ? w[static_cast<size_t>(j) * k + l] : w[static_cast<size_t>(l) * n + j]);
+      if (epilogue == Epilogue::bias_add) sum += residual[static_cast<size_t>(i) * n + j];
+      if (epilogue == Epilogue::bias_relu) sum = std::max(sum, 0.0);
+      error = std::max(error, std::abs(sum - got[static_cast<size_t>(i) * n + j]));
+    }
+  }
+  expect(what, error, 2e-2);
+  double differ = 0;
+  for (int count : {1, 3, 16, 64, 100}) {
+    run(count);
+    const auto part = result();
+    for (size_t i = 0; i < static_cast<size_t>(count) * n; i++) differ += part[i] != got[i];
+  }
+  expect("  numbers that differ at other row counts", differ, 0);
+}
+
+/// A step of `lanes` x `length` positions, all running, as the graph makes it.
+void time_step(int lanes, int length) {
+  const int d = 512, heads = 8, ffn = 2048, rows = lanes * length, slots = rows + 1;
+  Device<float> state(floats(static_cast<size_t>(slots) * d)), positions(floats(512 * d)), steps(floats(9 * d)), halt(floats(d, 0.02f)), bias(floats(1));
+  std::vector<Row> table;
+  std::vector<int32_t> identity(slots);
+  for (int i = 0; i < slots; i++) identity[i] = i;
+  for (int lane = 0; lane < lanes; lane++)
+    for (int i = 0; i < length; i++) table.push_back(row_of(lane * length + i, i, 1, lane * length, i + 1, lane));
+  std::vector<Tile> tile_list;
+  for (int lane = 0; lane < lanes; lane++)
+    for (int i = 0; i < length; i += TILE_ROWS) tile_list.push_back({lane * length + i, std::min(TILE_ROWS, length - i)});
+  Device<Row> active(table), renewed(rows);
+  Device<Tile> tiles(tile_list), tile_table(rows / TILE_ROWS + 1024);
+  Device<int32_t> index(identity), depths(slots), progress(PROGRESS_HEAD + LANES_MAX);
+  Device<float> threshold(std::vector<float>(rows, 100.0f)), halting(slots), accumulator(static_cast<size_t>(slots) * d), x(static_cast<size_t>(rows) * d), y(static_cast<size_t>(rows) * d), z(static_cast<size_t>(rows) * d);
+  Device<float> weight(rows), remainder(rows), remainders(slots), wide_bias(floats(d));
+  Device<bool> halted(rows);
+  Device<__half> normalised(static_cast<size_t>(rows) * d), qkv(static_cast<size_t>(rows) * 3 * d), keys(static_cast<size_t>(slots) * d), values(static_cast<size_t>(slots) * d), seen(static_cast<size_t>(rows) * d), hidden(static_cast<size_t>(rows) * ffn);
+  Device<__half> w_qkv(halves(floats(static_cast<size_t>(d) * 3 * d, 0.04f))), w_o(halves(floats(d * d, 0.04f))), w_1(halves(floats(static_cast<size_t>(d) * ffn, 0.04f))), w_2(halves(floats(static_cast<size_t>(ffn) * d, 0.02f)));
+  Device<__half> b_qkv(halves(floats(3 * d))), b_1(halves(floats(ffn)));
+  Linear qkv_product(d, 3 * d, Epilogue::bias, false), o(d, d, Epilogue::bias_add, false), f1(d, ffn, Epilogue::bias_relu, false), f2(ffn, d, Epilogue::bias_add, false);
+  cudaStream_t stream;
+  ok(cudaStreamCreate(&stream));
+  const Rows all{active, rows, renewed, 0};
+  using Part = std::pair<const char*, std::function<void()>>;
+  const std::vector<Part> parts = {
+      {"adaptive_input", [&] { adaptive_input(all, {state, positions, steps, halt, bias, threshold, 1e-5f, d, slots, halting, x, weight, remainder, halted, normalised}, stream); }},
+      {"qkv", [&] { qkv_product.run(rows, normalised, w_qkv, b_qkv, nullptr, qkv, stream); }},
+      {"write_cache", [&] { write_cache(all, qkv, d, slots, keys, values, stream); }},
+      {"attention", [&] { attention({qkv, 3 * d, keys, values, active, tiles, static_cast<int>(tile_list.size()), index, nullptr, heads, d / heads, seen}, stream); }},
+      {"o", [&] { o.run(rows, seen, w_o, wide_bias, x, y, stream); }},
+      {"normalise_rows", [&] { normalise_rows(y, rows, d, 1e-5f, normalised, stream); }},
+      {"f1", [&] { f1.run(rows, normalised, w_1, b_1, nullptr, hidden, stream); }},
+      {"f2", [&] { f2.run(rows, hidden, w_2, wide_bias, y, z, stream); }},
+      {"write_rows", [&] { write_rows(active, rows, z, weight, d, slots, state, accumulator, stream); }},
+      {"compact_rows", [&] { compact_rows({active, rows, threshold, nullptr, nullptr, renewed, 0, rows, tile_table, 512, slots, depths, remainders, progress}, stream); }},
+  };
+  auto step = [&] {
+    for (auto& [name, run] : parts) run();
+  };
+  step();
+  step();
+  ok(cudaStreamSynchronize(stream));
+  cudaGraph_t graph;
+  cudaGraphExec_t executable;
+  ok(cudaStreamBeginCapture(stream, cudaStreamCaptureModeRelaxed));
+  step();
+  ok(cudaStreamEndCapture(stream, &graph));
+  ok(cudaGraphInstantiate(&executable, graph, 0));
+  cudaEvent_t began, ended;
+  cudaEventCreate(&began);
+  cudaEventCreate(&ended);
+  auto time = [&](const std::function<void()>& run, int times) {
+    for (int i = 0; i < 20; i++) run();
+    cudaEventRecord(began, stream);
+    for (int i = 0; i < times; i++) run();
+    cudaEventRecord(ended, stream);
+    ok(cudaEventSynchronize(ended));
+    float ms = 0;
+    cudaEventElapsedTime(&ms, began, ended);
+    return ms / times * 1000;
+  };
+  const float whole = time([&] { ok(cudaGraphLaunch(executable, stream)); }, 300);
+  std::printf("step of %d x %d: %.1f us;", lanes, length, whole);
+  if (rows >= 512)
+    for (auto& [name, run] : parts) std::printf(" %s %.1f", name, time(run, 200));
+  std::printf("\n");
+}
+
+}  // namespace
+
+int main() {
+  test_adaptive_input();
+  for (int d_head : {32, 64, 128}) test_attention(d_head, 4, false);
+  test_attention(64, 8, true);
+  test_compaction();
+  test_output();
+  test_linear(Epilogue::bias, false, "linear");
+  test_linear(Epilogue::bias_relu, false, "linear, relu");
+  test_linear(Epilogue::bias_add, false, "linear, residual");
+  test_linear(Epilogue::plain, true, "linear, transposed");
+  for (int lanes : {1, 4, 16, 64, 128, 256}) time_step(lanes, 32);
+  time_step(32, 256);
+  time_step(16, 512);
+  std::printf(failures == 0 ? "all kernels agree\n" : "%d failures\n", failures);
+  return failures == 0 ? 0 : 1;
+}
