@@ -6,14 +6,15 @@
  *                    └────────────── abort, deadline: leave at once, slots free ──────┘
  *
  * Every running lane advances in every step, whatever its depth, because the weights are the same at every step. A lane is
- * admitted when its positions fit under `rowsMax` beside the rows that still run; waiting jobs take turns, a lane each, so a
- * job of a thousand windows delays a short one by a lane and not by itself. The head of the queue is never overtaken by a
- * smaller lane: it would starve.
+ * admitted when its positions fit under `rowsMax` beside the rows that still run; `lane-queue.ts` says whose turn it is.
  */
 import { HaltingCounts } from './halting-counts.js';
 import { haltingRule } from './halting-rule.js';
 import { Lane, type LaneRequest } from './lane.js';
+import { type Expired, LaneQueue, type TimeLimits } from './lane-queue.js';
 import { SlotPool } from './slot-pool.js';
+
+export type { Expired, TimeLimits } from './lane-queue.js';
 
 export interface SchedulerLimits {
   /** Rows computed in full in one step. */
@@ -67,31 +68,11 @@ export interface StackTraits {
   readonly memory: SlotPool | null;
 }
 
-interface WaitingJob {
-  readonly jobId: number;
-  readonly lanes: readonly LaneRequest[];
-  next: number;
-}
-
-export interface TimeLimits {
-  /** The job leaves when this moment has passed; null: never. */
-  readonly deadlineAtMs: number | null;
-  /** It also leaves when its first lane has not been admitted by then. */
-  readonly startByMs: number;
-}
-
-export interface Expired {
-  readonly jobId: number;
-  readonly limit: 'deadline' | 'start';
-}
-
 export class Scheduler {
-  private readonly waiting: WaitingJob[] = [];
+  private readonly queue = new LaneQueue();
   private running: Lane[] = [];
   private finishing: Lane[] = [];
-  private readonly timeLimits = new Map<number, TimeLimits>();
   private readonly slots: SlotPool;
-  private waitingLaneCount = 0;
   /** Filled by `apply`, emptied by whoever reports it. */
   private halting: HaltingCounts;
 
@@ -105,7 +86,7 @@ export class Scheduler {
   }
 
   get lanesWaiting(): number {
-    return this.waitingLaneCount;
+    return this.queue.lanes;
   }
   get lanesRunning(): number {
     return this.running.length + this.finishing.length;
@@ -114,31 +95,23 @@ export class Scheduler {
     return this.slots.capacity - this.slots.available;
   }
   get idle(): boolean {
-    return this.waiting.length === 0 && this.running.length === 0 && this.finishing.length === 0;
+    return this.queue.lanes === 0 && this.running.length === 0 && this.finishing.length === 0;
   }
 
   /** Queues a job's lanes. A lane longer than the limits could never be admitted: the caller refuses it first. */
   submit(jobId: number, lanes: readonly LaneRequest[], timeLimits: TimeLimits): void {
-    if (lanes.length === 0) throw new Error('a job without lanes would never leave the queue');
     for (const lane of lanes) {
       if (lane.ids.length === 0) throw new Error('a lane without positions has no rows to run');
       if (lane.ids.length > Math.min(this.limits.rowsMax, this.limits.slotsMax)) {
         throw new Error(`a lane of ${lane.ids.length} positions exceeds rowsMax or slotsMax`);
       }
     }
-    this.waiting.push({ jobId, lanes, next: 0 });
-    this.waitingLaneCount += lanes.length;
-    this.timeLimits.set(jobId, timeLimits);
+    this.queue.submit(jobId, lanes, timeLimits);
   }
 
   /** Removes a job wherever it is; its rows are not in the next step. Harmless for a job that has already left. */
   abort(jobId: number): void {
-    const at = this.waiting.findIndex((job) => job.jobId === jobId);
-    const job = this.waiting[at];
-    if (job !== undefined) {
-      this.waitingLaneCount -= job.lanes.length - job.next;
-      this.waiting.splice(at, 1);
-    }
+    this.queue.abort(jobId);
     const stays = (lane: Lane) => {
       if (lane.request.jobId !== jobId) return true;
       this.slots.give(lane.slots);
@@ -147,27 +120,18 @@ export class Scheduler {
     };
     this.running = this.running.filter(stays);
     this.finishing = this.finishing.filter(stays);
-    this.timeLimits.delete(jobId);
   }
 
   /** Aborts the jobs that have run out of time and returns them, longest overdue first. */
   expire(nowMs: number): Expired[] {
-    const expired: (Expired & { overdueMs: number })[] = [];
-    for (const [jobId, { deadlineAtMs, startByMs }] of this.timeLimits) {
-      if (deadlineAtMs !== null && deadlineAtMs <= nowMs) {
-        expired.push({ jobId, limit: 'deadline', overdueMs: nowMs - deadlineAtMs });
-      } else if (startByMs <= nowMs) {
-        expired.push({ jobId, limit: 'start', overdueMs: nowMs - startByMs });
-      }
-    }
-    expired.sort((a, b) => b.overdueMs - a.overdueMs || a.jobId - b.jobId);
+    const expired = this.queue.overdue(nowMs);
     for (const { jobId } of expired) this.abort(jobId);
-    return expired.map(({ jobId, limit }) => ({ jobId, limit }));
+    return expired;
   }
 
   /** Forgets a job that was answered. */
   settle(jobId: number): void {
-    this.timeLimits.delete(jobId);
+    this.queue.settle(jobId);
   }
 
   /** Chooses the rows of the next step; null when there is nothing to do. Lanes that are done are finished before others advance. */
@@ -201,26 +165,18 @@ export class Scheduler {
     const admitted: Lane[] = [];
     let rows = this.running.reduce((sum, lane) => sum + lane.activeCount, 0);
     while (this.running.length < this.limits.lanesMax) {
-      const job = this.waiting[0];
-      const request = job?.lanes[job.next];
-      if (job === undefined || request === undefined) break;
+      const request = this.queue.head();
+      if (request === null) break;
       const length = request.ids.length;
       if (rows + length > this.limits.rowsMax || length > this.slots.available) break;
       const { memory } = this.stack;
       if (memory !== null && length > memory.available) break;
-      const limits = this.timeLimits.get(job.jobId);
-      if (limits !== undefined && job.next === 0)
-        this.timeLimits.set(job.jobId, { ...limits, startByMs: Number.POSITIVE_INFINITY });
-      const lane = new Lane(request);
+      const lane = new Lane(this.queue.take());
       lane.slots = this.slots.take(length);
       if (memory !== null) lane.memoryRows = memory.take(length);
       rows += length;
       this.running.push(lane);
       admitted.push(lane);
-      job.next += 1;
-      this.waitingLaneCount -= 1;
-      this.waiting.shift();
-      if (job.next < job.lanes.length) this.waiting.push(job);
     }
     return admitted;
   }
