@@ -177,7 +177,13 @@ export function flagOf(name: OptionName): string {
 
 const VARIABLE_PREFIX = 'PONDER_';
 /** Read by our own tests, which start servers with their environment. */
-const VARIABLES_OF_TESTS: readonly string[] = ['PONDER_PYTHON', 'PONDER_SHARED', 'PONDER_SIM_COUNT', 'PONDER_SIM_SEED'];
+const VARIABLES_OF_TESTS: readonly string[] = [
+  'PONDER_CHROMIUM',
+  'PONDER_PYTHON',
+  'PONDER_SHARED',
+  'PONDER_SIM_COUNT',
+  'PONDER_SIM_SEED',
+];
 
 /** `batchRowsMax` -> `PONDER_BATCH_ROWS_MAX` */
 export function variableOf(name: OptionName): string {

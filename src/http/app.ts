@@ -35,6 +35,7 @@ import { infoRoutes } from './routes/info.js';
 import { kserveRoutes } from './routes/kserve.js';
 import { libreTranslateRoutes } from './routes/libretranslate.js';
 import { modelRoutes } from './routes/models.js';
+import { pageRoutes } from './routes/page.js';
 import { scoreRoutes } from './routes/score.js';
 import { translateRoutes } from './routes/translate.js';
 
@@ -97,6 +98,7 @@ export async function buildApp(deps: AppDeps): Promise<App> {
   infoRoutes(app, deps, models);
   healthRoutes(app, deps, models);
   documentRoutes(app, deps);
+  await app.register(async (scope) => pageRoutes(scope as App));
   await app.register(async (scope) => libreTranslateRoutes(scope as App, deps, models));
   await app.register(async (scope) => kserveRoutes(scope as App, deps, models));
 

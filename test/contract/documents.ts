@@ -42,6 +42,7 @@ export async function makeTables(): Promise<Tables> {
           Object.entries(methods).map(([method, { summary }]) => [method.toUpperCase(), `\`${path}\``, summary]),
         ),
         ['GET', '`/docs`', 'This interface in the browser'],
+        ['GET', '`/`', 'The playground'],
       ],
     ),
   };

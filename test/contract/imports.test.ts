@@ -23,6 +23,7 @@ const ALLOWED: Readonly<Record<string, readonly string[]>> = {
   runtime: [],
   tokenize: ['clock'],
   models: [],
+  page: [],
 };
 
 /** Packages that only one folder may know. */

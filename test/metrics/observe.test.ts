@@ -1,42 +1,15 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import type { EngineTelemetry, StageTelemetry } from '../../src/engine/protocol.js';
+import type { StageTelemetry } from '../../src/engine/protocol.js';
 import { createMetrics } from '../../src/metrics/metrics.js';
 import { Observer, RENEWED_ROW_COST, realisedBoundShare } from '../../src/metrics/observe.js';
+import { stageReport } from './reports.js';
 
 const sources = { requestsInWork: () => 3, engineRestarts: () => 2, engineReady: () => true };
 
 function setup() {
   const metrics = createMetrics(sources, { latencyBucketsMs: [0.5, 5], processMetrics: false });
   return { metrics, observer: new Observer(metrics), text: () => metrics.registry.metrics() };
-}
-
-function report(changes: Partial<StageTelemetry> = {}): EngineTelemetry {
-  const model: StageTelemetry = {
-    model: 'm',
-    stage: 'score',
-    steps: 4,
-    computeSeconds: 0.5,
-    hostSeconds: 0.01,
-    activeRows: 20,
-    renewedRows: 6,
-    keysUseful: 100,
-    keysComputed: 130,
-    rowsPerStep: [8, 6, 4, 2],
-    haltedAtStep: [0, 2, 2, 2, 2],
-    remainderTenths: [1, 0, 3, 0, 0, 0, 0, 0, 0, 4],
-    remainderSum: 4.6,
-    ...changes,
-  };
-  return {
-    stages: [model],
-    lanesWaiting: 5,
-    lanesRunning: 6,
-    slotsUsed: 7,
-    slotsTotal: 8,
-    cacheRowsUsed: 9,
-    cacheRowsTotal: 10,
-  };
 }
 
 /** The value of a series in the text format. */
@@ -48,8 +21,8 @@ function valueIn(text: string, series: string): number {
 
 test('a report of the engine becomes counters, gauges and histograms', async () => {
   const { observer, text } = setup();
-  observer.telemetry(report());
-  observer.telemetry(report());
+  observer.telemetry(stageReport());
+  observer.telemetry(stageReport());
   const page = await text();
   const expected: Readonly<Record<string, number>> = {
     'ponder_position_steps_total{model="m",stage="score"}': 40,
@@ -84,7 +57,7 @@ test('a report of the engine becomes counters, gauges and histograms', async () 
 
 test('the realised share of the bound is (fixed / adaptive) / (T / mean depth), in rows', async () => {
   const { observer, text } = setup();
-  observer.telemetry(report());
+  observer.telemetry(stageReport());
   const [positions, maxSteps, meanDepth] = [8, 4, 20 / 8];
   const adaptive = 20 + 6 * RENEWED_ROW_COST.score;
   const share = (positions * maxSteps) / adaptive / (maxSteps / meanDepth);
@@ -94,14 +67,14 @@ test('the realised share of the bound is (fixed / adaptive) / (T / mean depth), 
 
 test('a loop that halts nothing early and wastes nothing realises all of the bound', async () => {
   const { observer, text } = setup();
-  observer.telemetry(report({ activeRows: 20, renewedRows: 0 }));
+  observer.telemetry(stageReport({ activeRows: 20, renewedRows: 0 }));
   assert.equal(valueIn(await text(), 'ponder_realised_bound_share{model="m",stage="score"}'), 1);
 });
 
 test('a report without work leaves the share alone', async () => {
   const { observer, text } = setup();
   const idle = { activeRows: 0, renewedRows: 0, rowsPerStep: [], haltedAtStep: [0, 0, 0, 0, 0], remainderSum: 0 };
-  observer.telemetry(report({ ...idle, remainderTenths: new Array(10).fill(0) }));
+  observer.telemetry(stageReport({ ...idle, remainderTenths: new Array(10).fill(0) }));
   assert.doesNotMatch(await text(), /ponder_realised_bound_share\{/);
 });
 
@@ -109,7 +82,7 @@ test('models deeper than the buckets are counted above them, not lost', async ()
   const { observer, text } = setup();
   const haltedAtStep = new Array(21).fill(0);
   haltedAtStep[20] = 3;
-  observer.telemetry(report({ haltedAtStep }));
+  observer.telemetry(stageReport({ haltedAtStep }));
   const page = await text();
   assert.equal(valueIn(page, 'ponder_halting_step_bucket{le="16",model="m",stage="score"}'), 0);
   assert.equal(valueIn(page, 'ponder_halting_step_bucket{le="+Inf",model="m",stage="score"}'), 3);
@@ -134,8 +107,8 @@ test('a scored request: tokens, steps per token, and latency by phase in the buc
 
 test('the stacks of a translation model are told apart, each with its own share of the bound', async () => {
   const { observer, text } = setup();
-  const both = ['encoder', 'decoder'].map((stage) => ({ ...report().stages[0], stage }) as StageTelemetry);
-  observer.telemetry({ ...report(), stages: both });
+  const both = ['encoder', 'decoder'].map((stage) => ({ ...stageReport().stages[0], stage }) as StageTelemetry);
+  observer.telemetry({ ...stageReport(), stages: both });
   const page = await text();
   for (const stage of ['encoder', 'decoder'] as const) {
     assert.equal(valueIn(page, `ponder_position_steps_total{model="m",stage="${stage}"}`), 20);
