@@ -91,7 +91,11 @@ export class ByteTokenizer implements Tokenizer {
   }
 
   decode(ids: ArrayLike<number>): string {
-    return Buffer.from(Array.from(ids).flatMap((id) => (id === 256 ? [0xc3, 0xa9, 0xc3] : [id]))).toString('utf8');
+    return Buffer.concat(Array.from(ids, (id) => this.textBytes(id))).toString('utf8');
+  }
+
+  textBytes(id: number): Uint8Array {
+    return Uint8Array.from(id === 256 ? [0xc3, 0xa9, 0xc3] : [id]);
   }
 
   tokenText(id: number): string {

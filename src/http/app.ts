@@ -29,6 +29,7 @@ import { parseJsonBody } from './json-body.js';
 import type { ModelTable } from './model-table.js';
 import { RequestExit } from './request-exit.js';
 import { RouteTable } from './route-table.js';
+import { completionRoutes } from './routes/completions.js';
 import { documentRoutes } from './routes/documents.js';
 import { healthRoutes } from './routes/health.js';
 import { infoRoutes } from './routes/info.js';
@@ -37,6 +38,7 @@ import { libreTranslateRoutes } from './routes/libretranslate.js';
 import { modelRoutes } from './routes/models.js';
 import { pageRoutes } from './routes/page.js';
 import { scoreRoutes } from './routes/score.js';
+import { tokenizeRoutes } from './routes/tokenize.js';
 import { translateRoutes } from './routes/translate.js';
 
 /** Ids longer than this, or with characters that could forge a log line, are replaced by our own. */
@@ -94,6 +96,8 @@ export async function buildApp(deps: AppDeps): Promise<App> {
   const models: ModelTable = { served: () => engine.models(), refused: deps.refused };
   scoreRoutes(app, deps, models);
   translateRoutes(app, deps, models);
+  completionRoutes(app, deps, models);
+  tokenizeRoutes(app, deps, models);
   modelRoutes(app, deps, models);
   infoRoutes(app, deps, models);
   healthRoutes(app, deps, models);

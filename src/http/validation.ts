@@ -2,7 +2,8 @@
 import type { FastifySchemaValidationError } from 'fastify';
 import { ServerError } from '../errors.js';
 import { didYouMean } from '../nearest.js';
-import { SCORE_INPUT_ALLOWED } from './schemas.js';
+import { CompletionBody, PROMPT_ALLOWED } from './completion-schemas.js';
+import { SCORE_INPUT_ALLOWED, ScoreBody } from './schemas.js';
 import { TRANSLATE_INPUT_ALLOWED, TranslateBody } from './translate-schemas.js';
 
 /** The part of JSON Schema that our request fields use. */
@@ -13,8 +14,22 @@ interface FieldSchema {
   readonly maximum?: number;
   readonly exclusiveMinimum?: number;
   readonly properties?: Fields;
+  readonly anyOf?: readonly FieldSchema[];
+  readonly items?: FieldSchema;
 }
 type Fields = Readonly<Record<string, FieldSchema>>;
+
+interface Texts {
+  readonly field: string;
+  readonly allowed: string;
+}
+
+/** The field of each body that may be one text or several, in ways of which the validator would name only the last. */
+const TEXTS: ReadonlyMap<unknown, Texts> = new Map<unknown, Texts>([
+  [ScoreBody, { field: 'input', allowed: SCORE_INPUT_ALLOWED }],
+  [TranslateBody, { field: 'input', allowed: TRANSLATE_INPUT_ALLOWED }],
+  [CompletionBody, { field: 'prompt', allowed: PROMPT_ALLOWED }],
+]);
 
 /**
  * @param issues what the validator found in the body, the first one counts
@@ -27,11 +42,11 @@ export function explainValidation(
 ): ServerError {
   const issue = issues[0];
   const fields = (schema as FieldSchema | undefined)?.properties ?? {};
-  const inputAllowed = schema === TranslateBody ? TRANSLATE_INPUT_ALLOWED : SCORE_INPUT_ALLOWED;
+  const texts = TEXTS.get(schema);
   const path = issue?.instancePath.split('/').slice(1) ?? [];
   const [field] = path;
-  if (field === 'input') {
-    return new ServerError('INVALID_REQUEST', explainInput((body as { input: unknown }).input, inputAllowed), 'input');
+  if (texts !== undefined && field === texts.field) {
+    return new ServerError('INVALID_REQUEST', explainTexts((body as Record<string, unknown>)[field], texts), field);
   }
   let at: FieldSchema = { type: 'object', properties: fields };
   for (const name of path) at = at.properties?.[name] ?? {};
@@ -44,9 +59,11 @@ export function explainValidation(
     return new ServerError('INVALID_REQUEST', `${name} must be ${allowedBy(at)}`, name);
   }
   if (typeof missingProperty === 'string') {
-    return new ServerError('INVALID_REQUEST', `${missingProperty} is required: ${inputAllowed}`, missingProperty);
+    const allowed = texts?.field === missingProperty ? texts.allowed : allowedBy(fields[missingProperty] ?? {});
+    return new ServerError('INVALID_REQUEST', `${missingProperty} is required: ${allowed}`, missingProperty);
   }
-  return new ServerError('INVALID_REQUEST', `the body must be a JSON object with the field input: ${inputAllowed}`);
+  const wanted = texts === undefined ? Object.keys(fields).join(', ') : `the field ${texts.field}: ${texts.allowed}`;
+  return new ServerError('INVALID_REQUEST', `the body must be a JSON object with ${wanted}`);
 }
 
 function unknownField(name: string, within: string, known: readonly string[]): ServerError {
@@ -56,15 +73,15 @@ function unknownField(name: string, within: string, known: readonly string[]): S
   return new ServerError('INVALID_REQUEST', `unknown field '${full}'${hint}`, full);
 }
 
-function explainInput(input: unknown, allowed: string): string {
-  const general = `input must be ${allowed}`;
+function explainTexts(input: unknown, { field, allowed }: Texts): string {
+  const general = `${field} must be ${allowed}`;
   if (!Array.isArray(input)) return `${general}, not ${kindOf(input)}`;
   const list: readonly unknown[] = input;
   const first = kindOf(list[0]);
   const odd = list.findIndex((item) => kindOf(item) !== first);
-  if (odd > 0) return `${general}; input[0] is ${first} but input[${odd}] is ${kindOf(list[odd])}`;
+  if (odd > 0) return `${general}; ${field}[0] is ${first} but ${field}[${odd}] is ${kindOf(list[odd])}`;
   const inner = list.findIndex((item) => Array.isArray(item) && !item.every(Number.isInteger));
-  return inner < 0 ? `${general}; input[0] is ${first}` : `${general}; input[${inner}] holds more than integers`;
+  return inner < 0 ? `${general}; ${field}[0] is ${first}` : `${general}; ${field}[${inner}] holds more than integers`;
 }
 
 function kindOf(value: unknown): string {
@@ -75,7 +92,10 @@ function kindOf(value: unknown): string {
   return typeof value === 'object' ? 'an object' : `a ${typeof value}`;
 }
 
-function allowedBy({ type, enum: values, minimum, maximum, exclusiveMinimum, properties }: FieldSchema): string {
+function allowedBy(schema: FieldSchema): string {
+  const { type, enum: values, minimum, maximum, exclusiveMinimum, properties, anyOf, items } = schema;
+  if (anyOf !== undefined) return anyOf.map(allowedBy).join(' or ');
+  if (items !== undefined) return items.type === 'string' ? 'a list of texts' : 'a list of integers';
   if (values !== undefined) return values.join(' or ');
   if (properties !== undefined) return `an object with ${Object.keys(properties).join(', ')}`;
   if (type === 'boolean') return 'true or false';

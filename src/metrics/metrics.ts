@@ -73,23 +73,32 @@ export function createMetrics(sources: MetricSources, options: MetricOptions) {
     }),
     tokens: counter('ponder_tokens_total', 'Tokens scored in replies.', ['model']),
 
-    // Translation
+    // Translation and completion
     firstTokenSeconds: new Histogram({
       name: 'ponder_time_to_first_token_seconds',
-      help: 'From the arrival of a translation request until its first token was decided.',
+      help: 'From the arrival of a translation or completion until its first new token was decided.',
       labelNames: ['model'] as const,
       buckets: latencyBuckets,
       registers,
     }),
     outputTokenSeconds: new Histogram({
       name: 'ponder_time_per_output_token_seconds',
-      help: 'Time of a translation request after its first token, per further token of its replies.',
+      help: 'Time of a translation or completion after its first new token, per further token of its reply.',
       labelNames: ['model'] as const,
       buckets: latencyBuckets,
       registers,
     }),
     sourceTokens: counter('ponder_source_tokens_total', 'Tokens of translated text.', ['model']),
-    generationTokens: counter('ponder_generation_tokens_total', 'Tokens of translations in replies.', ['model']),
+    promptTokens: counter('ponder_prompt_tokens_total', 'Tokens of the prompts of completions.', ['model']),
+    generationTokens: counter(
+      'ponder_generation_tokens_total',
+      'New tokens in replies: of translations, of completions.',
+      ['model'],
+    ),
+    choices: counter('ponder_completion_choices_total', 'Choices of completions, by why they ended.', [
+      'model',
+      'finished_reason',
+    ]),
     sentences: counter('ponder_sentences_total', 'Sentences translated, by why their translation ended.', [
       'model',
       'finished_reason',

@@ -39,6 +39,18 @@ export interface TranslatedRequest extends AnsweredRequest {
   readonly furtherTokensMs: number;
 }
 
+/** A completion that was answered. */
+export interface CompletedRequest extends AnsweredRequest {
+  readonly promptTokens: number;
+  readonly completionTokens: number;
+  /** Of each choice. */
+  readonly finishReasons: readonly ('stop' | 'length')[];
+  /** Scored and generated tokens by steps. */
+  readonly histogram: readonly number[];
+  /** From the arrival of the request to the first new token; null: it asked for none. */
+  readonly firstTokenMs: number | null;
+}
+
 export class Observer {
   /** Per stack: steps of the positions that halted, and the rows that were computed, in active rows. */
   readonly #depth = new Map<string, { steps: number; rows: number }>();
@@ -69,6 +81,22 @@ export class Observer {
     if (request.firstTokenMs > 0) metrics.firstTokenSeconds.observe({ model }, request.firstTokenMs / 1000);
     if (targetTokens > 1) {
       metrics.outputTokenSeconds.observe({ model }, request.furtherTokensMs / 1000 / (targetTokens - 1));
+    }
+  }
+
+  completed({ promptTokens, completionTokens, histogram, ...request }: CompletedRequest): void {
+    const { metrics } = this;
+    const { model, firstTokenMs } = request;
+    metrics.promptTokens.inc({ model }, promptTokens);
+    metrics.generationTokens.inc({ model }, completionTokens);
+    for (const finished_reason of request.finishReasons) metrics.choices.inc({ model, finished_reason });
+    this.#steps(model, 'score', [histogram]);
+    this.#latency(request);
+    if (firstTokenMs === null) return;
+    metrics.firstTokenSeconds.observe({ model }, firstTokenMs / 1000);
+    const further = completionTokens - request.finishReasons.length;
+    if (further > 0) {
+      metrics.outputTokenSeconds.observe({ model }, Math.max(0, request.totalMs - firstTokenMs) / 1000 / further);
     }
   }
 

@@ -32,6 +32,10 @@ export class ByteTokenizer implements Tokenizer {
     return Buffer.from(Uint8Array.from(ids)).toString('utf8');
   }
 
+  textBytes(id: number): Uint8Array {
+    return Uint8Array.of(id);
+  }
+
   tokenText(id: number): string {
     return id < 0x80 ? String.fromCharCode(id) : '\ufffd';
   }

@@ -40,6 +40,8 @@ interface PieceTokens {
   readonly starts: ArrayLike<number>;
 }
 
+const NO_BYTES = new Uint8Array(0);
+
 /** All tokenizers share the main thread, so they share its slices. */
 const slicer = new TimeSlicer(SLICE_MS);
 
@@ -87,13 +89,12 @@ export class ByteLevelTokenizer implements Tokenizer {
   }
 
   decode(ids: ArrayLike<number>): string {
-    const parts: Uint8Array[] = [];
-    for (let i = 0; i < ids.length; i++) {
-      const id = ids[i] as number;
-      const bytes = this.#bytesOf(id);
-      if (!this.tables.specialIds.has(id)) parts.push(bytes);
-    }
-    return decodeUtf8(Buffer.concat(parts));
+    return decodeUtf8(Buffer.concat(Array.from(ids, (id) => this.textBytes(id))));
+  }
+
+  textBytes(id: number): Uint8Array {
+    const bytes = this.#bytesOf(id);
+    return this.tables.specialIds.has(id) ? NO_BYTES : bytes;
   }
 
   tokenText(id: number): string {

@@ -21,6 +21,8 @@ export interface Tokenizer {
   encode(text: string): Promise<Encoded>;
   /** The text of a sequence of ids; bytes that are not valid UTF-8 become U+FFFD. Ids must be within the vocabulary. */
   decode(ids: ArrayLike<number>): string;
+  /** The bytes that one token adds to a decoded text; none for a special token. Text that comes token by token is decoded from these. */
+  textBytes(id: number): Uint8Array;
   /** The text of one token. U+FFFD stands for bytes that are only part of a multi-byte character. */
   tokenText(id: number): string;
   readonly vocabularySize: number;

@@ -325,7 +325,12 @@ const BAD: readonly (readonly [string, () => ReturnType<typeof post>, ErrorCode,
   ],
   ['a size beyond the body', () => post(...binary(99, bytesElement('a'))), 'INVALID_REQUEST', /5 bytes are left/],
   ['a size that is none', () => post(...binary('5', bytesElement('a'))), 'INVALID_REQUEST', /binary_data_size 5/],
-  ['bytes left over', () => post(...binary(5, Buffer.concat([bytesElement('a'), Buffer.alloc(4)]))), 'MALFORMED_REQUEST', /4 bytes follow/],
+  [
+    'bytes left over',
+    () => post(...binary(5, Buffer.concat([bytesElement('a'), Buffer.alloc(4)]))),
+    'MALFORMED_REQUEST',
+    /4 bytes follow/,
+  ],
   [
     'an element cut short',
     () => post(...binary(5, Buffer.from([9, 0, 0, 0, 97]))),

@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict';
 import { after, before, test } from 'node:test';
 import fc from 'fast-check';
+import { CompletionBody } from '../../src/http/completion-schemas.js';
 import { ScoreBody } from '../../src/http/schemas.js';
 import { TranslateBody } from '../../src/http/translate-schemas.js';
 import { type FakeServer, fakeServer } from '../fakes.js';
@@ -11,6 +12,8 @@ before(async () => {
 });
 after(() => server.app.close());
 
+/** A field of each kind of reply. */
+const REPLIES = ['results', 'translatedText', 'choices', 'tokens', 'prompt', 'outputs'];
 const RUNS = { numRuns: 150 };
 const STATUSES = new Set([200, 400, 404, 413, 415, 422]);
 
@@ -24,12 +27,13 @@ async function answers(url: string, payload: string | Buffer): Promise<void> {
     return;
   }
   const body = reply.json();
-  if (reply.statusCode === 200) assert.ok(Array.isArray(body) || 'results' in body || 'translatedText' in body);
-  else if (url.startsWith('/v1')) assert.ok(typeof body.error.code === 'string' && body.error.message);
+  if (reply.statusCode === 200) assert.ok(Array.isArray(body) || REPLIES.some((field) => field in body));
+  else if (/^\/(v1|de|to)/.test(url) && url !== '/detect') assert.ok(body.error.code && body.error.message);
   else assert.ok(typeof body.error === 'string');
 }
 
-for (const url of ['/v1/score', '/v1/translate', '/translate', '/detect']) {
+const PATHS = ['/v1/score', '/v1/translate', '/translate', '/detect', '/v1/completions', '/tokenize', '/detokenize'];
+for (const url of [...PATHS, '/v2/models/fake/infer']) {
   test(`${url}: any JSON is answered, never with 500`, async () => {
     await fc.assert(
       fc.asyncProperty(fc.json({ depthSize: 'medium' }), (payload) => answers(url, payload)),
@@ -64,6 +68,18 @@ test('any values in the known fields are answered, never with 500', async () => 
   const ids = fc.array(fc.integer({ min: -1, max: 258 }), { maxLength: 60 });
   const lists = fc.oneof(fc.array(text, { maxLength: 4 }), ids, fc.array(ids, { maxLength: 4 }));
   await anyFields('/v1/score', Object.keys(ScoreBody.properties), fc.oneof(text, lists, fc.jsonValue()));
+});
+
+test('any values in the known fields of a completion are answered, never with 500', async () => {
+  const ids = fc.array(fc.integer({ min: -1, max: 258 }), { maxLength: 20 });
+  const prompts = fc.oneof(
+    fc.array(text, { maxLength: 4 }),
+    ids,
+    fc.array(ids, { maxLength: 4 }),
+    text,
+    fc.jsonValue(),
+  );
+  await anyFields('/v1/completions', Object.keys(CompletionBody.properties), prompts);
 });
 
 test('any values in the known fields of a translation are answered, never with 500', async () => {
