@@ -10,6 +10,7 @@ import argparse
 import hashlib
 import json
 import shutil
+from collections import Counter
 from pathlib import Path
 
 import onnx
@@ -31,6 +32,7 @@ LICENCES = {
 
 TYPES = {
     onnx.TensorProto.FLOAT: "float32",
+    onnx.TensorProto.FLOAT16: "float16",
     onnx.TensorProto.INT32: "int32",
     onnx.TensorProto.INT64: "int64",
     onnx.TensorProto.BOOL: "bool",
@@ -139,16 +141,18 @@ def task_facts(config: dict) -> dict:
 
 
 def write_package(target: Path, constants: dict[str, Tensor], graphs: dict[str, dict[str, onnx.ModelProto]]) -> dict[str, dict]:
-    """Starts the folder anew with weights and graphs; returns the manifest's `precisions`. A graph that is the same in all precisions
+    """Starts the folder anew with weights and graphs; returns the manifest's `precisions`. A graph that is the same in several precisions
     is written once."""
     shutil.rmtree(target, ignore_errors=True)
     target.mkdir(parents=True)
     places = write_weights(target / "weights.bin", constants)
     precisions: dict[str, dict] = {}
+    written = Counter(model.SerializeToString(deterministic=True) for models in graphs.values() for model in models.values())
     for precision, models in graphs.items():
         precisions[precision] = {}
         for name, model in models.items():
-            file = f"{name}.onnx" if name == "begin" else f"{name}.{precision}.onnx"
+            shared = written[model.SerializeToString(deterministic=True)] > 1
+            file = f"{name}.onnx" if shared else f"{name}.{precision}.onnx"
             place(model, places, "weights.bin")
             (target / file).write_bytes(model.SerializeToString(deterministic=True))
             onnx.checker.check_model(target / file)  # by path: only then are external weights looked for beside it

@@ -24,6 +24,8 @@ import torch
 from onnx import parser
 from torch import Tensor
 
+import cuda_functions
+import cuda_graphs
 import functions
 from quantise import dequantise, quantise
 from universal_transformer import sinusoid
@@ -383,6 +385,12 @@ def encoder_finish_graph(config: dict, p: Precision) -> str:
     }}"""
 
 
+def reached(called: set[str], known: list[onnx.FunctionProto]) -> set[str]:
+    """Operators called, and those that the functions among them call."""
+    more = called | {node.op_type for f in known if f.name in called for node in f.node}
+    return called if more == called else reached(more, known)
+
+
 def build(graph: str, constants: dict[str, Tensor], used_functions: tuple[str, ...]) -> onnx.ModelProto:
     """Parses a graph and attaches its functions. Constants are named in quotes in the text, since their names hold dots."""
     names = sorted(set(re.findall(r'"([a-z0-9.]+)"', graph)))
@@ -390,7 +398,7 @@ def build(graph: str, constants: dict[str, Tensor], used_functions: tuple[str, .
     opsets = f'"" : {functions.OPSET}, "{functions.DOMAIN}" : 1, "com.microsoft" : 1'
     model = parser.parse_model(f"<ir_version: 10, opset_import: [{opsets}]>" + text)
     parsed = functions.parse(*used_functions)
-    called = {node.op_type for node in model.graph.node} | {n.op_type for f in parsed for n in f.node}
+    called = reached({node.op_type for node in model.graph.node}, parsed)
     model.functions.extend(f for f in parsed if f.name in called)
     for node in model.graph.node:
         for i, name in enumerate(node.input):
@@ -433,4 +441,6 @@ def graphs(config: dict, constants: dict[str, Tensor]) -> dict[str, dict[str, on
                 "decoder_finish": decoder_finish_graph(config, p),
             }
         out[p.name] = {name: build(text, constants, used) for name, text in texts.items()}
+    native = cuda_functions.all_functions()
+    out["float16"] = {name: build(text, constants, native) for name, text in cuda_graphs.graph_texts(config).items()}
     return out

@@ -44,6 +44,26 @@ __device__ Row padding() {
   return r;
 }
 
+/// Tiles of lanes in order, from how many rows each has and where they begin; a lane a thread. Then the report.
+__device__ void write_tiles(const int* counts, const int* firsts, int* warp_sums, int active, int renewed, Tile* tiles, int tile_capacity,
+                            int32_t* progress) {
+  const int lane = threadIdx.x;
+  const int count = counts[lane];
+  int total;
+  const int tile = exclusive_sum((count + TILE_ROWS - 1) / TILE_ROWS, warp_sums, total);
+  for (int done = 0, at = tile; done < count; done += TILE_ROWS, at++) {
+    if (at < tile_capacity) tiles[at] = {firsts[lane] + done, min(TILE_ROWS, count - done)};
+  }
+  for (int i = total + threadIdx.x; i < tile_capacity; i += THREADS) tiles[i] = {0, 0};
+  progress[PROGRESS_HEAD + lane] = count;
+  if (lane == 0) {
+    progress[0] = active;
+    progress[1] = renewed;
+    progress[2] = total;
+    progress[3] = 0;
+  }
+}
+
 __global__ void __launch_bounds__(THREADS) compact_rows_kernel(Compaction io) {
   __shared__ int counts[LANES_MAX];
   __shared__ int firsts[LANES_MAX];
@@ -100,22 +120,26 @@ __global__ void __launch_bounds__(THREADS) compact_rows_kernel(Compaction io) {
     io.threshold[i] = 1.0f;
   }
   for (int i = renewed + threadIdx.x; i < io.renewed_count; i += THREADS) io.renewed[i] = padding();
-  // A lane a thread.
-  const int lane = threadIdx.x;
-  const int count = counts[lane];
-  int tiles;
-  const int tile = exclusive_sum((count + TILE_ROWS - 1) / TILE_ROWS, warp_sums, tiles);
-  for (int done = 0, at = tile; done < count; done += TILE_ROWS, at++) {
-    if (at < io.tile_capacity) io.tiles[at] = {firsts[lane] + done, min(TILE_ROWS, count - done)};
+  write_tiles(counts, firsts, warp_sums, kept, renewed, io.tiles, io.tile_capacity, io.progress);
+}
+
+__global__ void __launch_bounds__(THREADS) tile_rows_kernel(const Row* active, int active_count, Tile* tiles, int tile_capacity, int32_t* progress) {
+  __shared__ int counts[LANES_MAX];
+  __shared__ int firsts[LANES_MAX];
+  __shared__ int warp_sums[WARPS];
+  counts[threadIdx.x] = 0;
+  firsts[threadIdx.x] = 0x7fffffff;
+  __syncthreads();
+  for (int i = threadIdx.x; i < active_count; i += THREADS) {
+    const Row r = active[i];
+    if (r.slot < 0) continue;
+    atomicAdd(&counts[r.lane], 1);
+    atomicMin(&firsts[r.lane], i);
   }
-  for (int i = tiles + threadIdx.x; i < io.tile_capacity; i += THREADS) io.tiles[i] = {0, 0};
-  io.progress[PROGRESS_HEAD + lane] = count;
-  if (lane == 0) {
-    io.progress[0] = kept;
-    io.progress[1] = renewed;
-    io.progress[2] = tiles;
-    io.progress[3] = 0;
-  }
+  __syncthreads();
+  int active_rows;
+  exclusive_sum(counts[threadIdx.x], warp_sums, active_rows);
+  write_tiles(counts, firsts, warp_sums, active_rows, 0, tiles, tile_capacity, progress);
 }
 
 }  // namespace
@@ -123,5 +147,9 @@ __global__ void __launch_bounds__(THREADS) compact_rows_kernel(Compaction io) {
 static_assert(LANES_MAX == THREADS, "a thread a lane");
 
 void compact_rows(const Compaction& io, cudaStream_t stream) { compact_rows_kernel<<<1, THREADS, 0, stream>>>(io); }
+
+void tile_rows(const Row* active, int active_count, Tile* tiles, int tile_capacity, int32_t* progress, cudaStream_t stream) {
+  tile_rows_kernel<<<1, THREADS, 0, stream>>>(active, active_count, tiles, tile_capacity, progress);
+}
 
 }  // namespace ponder

@@ -55,6 +55,9 @@ void adaptive_input(const Rows& rows, const AdaptiveInput& io, cudaStream_t stre
 /// keys[cache_row], values[cache_row] = qkv[row, d:2d], qkv[row, 2d:3d]
 void write_cache(const Rows& rows, const __half* qkv, int d, int cache_rows, __half* keys, __half* values, cudaStream_t stream);
 
+/// keys[cache_row], values[cache_row] = kv[row, 0:d], kv[row, d:2d]
+void write_memory(const Row* rows, int count, const __half* kv, int d, int memory_rows, __half* keys, __half* values, cudaStream_t stream);
+
 /// Per head: softmax(q k^T) v over keys key_index[first ... first + visible). q lies in rows `stride` apart.
 struct Attention {
   const __half* q;
@@ -99,6 +102,9 @@ struct Compaction {
   int32_t* progress;
 };
 void compact_rows(const Compaction& io, cudaStream_t stream);
+
+/// Tiles and progress of a table that stands, whose lanes lie side by side: no renewed rows, nothing else is written.
+void tile_rows(const Row* active, int active_count, Tile* tiles, int tile_capacity, int32_t* progress, cudaStream_t stream);
 
 /// out = gain * LN(accumulator[slots]) + shift. A slot of -1 is padding.
 void read_sums(const float* accumulator, const int32_t* slots, int rows, int d, int pool, float epsilon, const float* gain, const float* shift,

@@ -55,7 +55,7 @@ __device__ float log_sum(const float* row, int vocabulary) {
 __global__ void target_logprob_kernel(const float* logits, const int32_t* targets, int vocabulary, float* logprob) {
   const float* row = logits + static_cast<size_t>(blockIdx.x) * vocabulary;
   const float total = log_sum(row, vocabulary);
-  if (threadIdx.x == 0) logprob[blockIdx.x] = row[targets[blockIdx.x]] - total;
+  if (threadIdx.x == 0) logprob[blockIdx.x] = row[max(targets[blockIdx.x], 0)] - total;
 }
 
 __global__ void top_logprobs_kernel(const float* logits, int vocabulary, int k, float* best, int32_t* ids) {

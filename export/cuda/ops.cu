@@ -32,7 +32,6 @@ class Call {
   explicit Call(OrtKernelContext* context) : context_(context) {}
 
   cudaStream_t stream() const { return static_cast<cudaStream_t>(context_.GetGPUComputeStream()); }
-  bool has(size_t i) const { return i < context_.GetInputCount() && context_.GetInput(i) != nullptr; }
   std::vector<int64_t> dims(size_t i) const { return context_.GetInput(i).GetTensorTypeAndShapeInfo().GetShape(); }
   int dim(size_t i, size_t axis) const { return static_cast<int>(dims(i)[axis]); }
   template <typename T>
@@ -73,9 +72,8 @@ OrtStatusPtr failure(const char* name, const std::exception& error) {
 
 /// One operator: its name, the types of its inputs and outputs, and what makes its kernel from a node's attributes.
 struct Op : OrtCustomOp {
-  Op(const char* name, Types inputs, Types outputs, Make make, int host_input = -1, int optional_from = 1000)
-      : OrtCustomOp{}, name(name), inputs(std::move(inputs)), outputs(std::move(outputs)), make(std::move(make)), host_input(host_input),
-        optional_from(optional_from) {
+  Op(const char* name, Types inputs, Types outputs, Make make, int host_input = -1)
+      : OrtCustomOp{}, name(name), inputs(std::move(inputs)), outputs(std::move(outputs)), make(std::move(make)), host_input(host_input) {
     // The kernel table is asked for in the version that the server asks for: newer runtimes offer it all the same.
     version = 17;
     GetName = [](const OrtCustomOp* op) { return self(op).name; };
@@ -84,9 +82,7 @@ struct Op : OrtCustomOp {
     GetInputType = [](const OrtCustomOp* op, size_t i) { return self(op).inputs[i]; };
     GetOutputTypeCount = [](const OrtCustomOp* op) { return self(op).outputs.size(); };
     GetOutputType = [](const OrtCustomOp* op, size_t i) { return self(op).outputs[i]; };
-    GetInputCharacteristic = [](const OrtCustomOp* op, size_t i) {
-      return static_cast<int>(i) >= self(op).optional_from ? INPUT_OUTPUT_OPTIONAL : INPUT_OUTPUT_REQUIRED;
-    };
+    GetInputCharacteristic = [](const OrtCustomOp*, size_t) { return INPUT_OUTPUT_REQUIRED; };
     GetOutputCharacteristic = [](const OrtCustomOp*, size_t) { return INPUT_OUTPUT_REQUIRED; };
     GetInputMemoryType = [](const OrtCustomOp* op, size_t i) {
       return static_cast<int>(i) == self(op).host_input ? OrtMemTypeCPUInput : OrtMemTypeDefault;
@@ -117,7 +113,7 @@ struct Op : OrtCustomOp {
   const char* name;
   Types inputs, outputs;
   Make make;
-  int host_input, optional_from;
+  int host_input;
 };
 
 void require(bool condition, const char* message) {
@@ -178,9 +174,16 @@ void write_cache(Call& c) {
   ponder::write_cache(c.rows(0, 1), c.in<__half>(2), c.dim(3, 1), c.dim(3, 0), keys, values, c.stream());
 }
 
-Compute tiled_attention(Ort::ConstKernelInfo info) {
+void write_memory(Call& c) {
+  auto* keys = c.in_place<__half>(2, 0);
+  auto* values = c.in_place<__half>(3, 1);
+  ponder::write_memory(c.in<Row>(0), c.dim(0, 0), c.in<__half>(1), c.dim(2, 1), c.dim(2, 0), keys, values, c.stream());
+}
+
+/// q, keys, values, active, tiles, key_index[, seen]
+Compute tiled_attention(Ort::ConstKernelInfo info, bool memory) {
   const int heads = static_cast<int>(info.GetAttribute<int64_t>("heads"));
-  return [heads](Call& c) {
+  return [heads, memory](Call& c) {
     ponder::Attention io{};
     io.q = c.in<__half>(0);
     io.stride = c.dim(0, 1);
@@ -190,7 +193,7 @@ Compute tiled_attention(Ort::ConstKernelInfo info) {
     io.tiles = c.in<Tile>(4);
     io.tile_count = c.dim(4, 0);
     io.key_index = c.in<int32_t>(5);
-    io.seen = c.has(6) ? c.in<int32_t>(6) : nullptr;
+    io.seen = memory ? c.in<int32_t>(6) : nullptr;
     const int width = c.dim(1, 1);
     io.heads = heads;
     io.d_head = width / heads;
@@ -251,36 +254,41 @@ void write_rows(Call& c) {
   ponder::write_rows(c.in<Row>(0), c.dim(0, 0), c.in<float>(1), c.in<float>(2), d, c.dim(3, 0), state, accumulator, c.stream());
 }
 
-/// active, threshold, halted, remainder, renewed, renewed_table, tile_table, depths, remainders. `halts` 0: halted and remainder are ignored.
-Compute compact_rows(Ort::ConstKernelInfo info) {
-  const bool halts = info.GetAttribute<int64_t>("halts") != 0;
-  return [halts](Call& c) {
-    ponder::Compaction io{};
-    io.active_count = c.dim(0, 0);
-    io.halted = halts ? c.in<bool>(2) : nullptr;
-    io.remainder = halts ? c.in<float>(3) : nullptr;
-    io.renewed_count = c.dim(4, 0);
-    io.renewed_capacity = c.dim(5, 0);
-    io.tile_capacity = c.dim(6, 0);
-    io.slots = c.dim(7, 0);
-    io.active = reinterpret_cast<Row*>(c.in_place<int32_t>(0, 0));
-    io.threshold = c.in_place<float>(1, 1);
-    io.renewed = reinterpret_cast<Row*>(c.in_place<int32_t>(5, 2));
-    io.tiles = reinterpret_cast<Tile*>(c.in_place<int32_t>(6, 3));
-    io.depths = c.in_place<int32_t>(7, 4);
-    io.remainders = c.in_place<float>(8, 5);
-    io.progress = c.out<int32_t>(6, {ponder::PROGRESS_HEAD + ponder::LANES_MAX});
-    ponder::compact_rows(io, c.stream());
-  };
+/// active, threshold, halted, remainder, renewed, renewed_table, tile_table, depths, remainders, after. `after` is not read: a pool as WriteRows
+/// returned it, so that ONNX Runtime has run all readers of the tables before they are written.
+void compact_rows(Call& c) {
+  ponder::Compaction io{};
+  io.active_count = c.dim(0, 0);
+  io.halted = c.in<bool>(2);
+  io.remainder = c.in<float>(3);
+  io.renewed_count = c.dim(4, 0);
+  io.renewed_capacity = c.dim(5, 0);
+  io.tile_capacity = c.dim(6, 0);
+  io.slots = c.dim(7, 0);
+  io.active = reinterpret_cast<Row*>(c.in_place<int32_t>(0, 0));
+  io.threshold = c.in_place<float>(1, 1);
+  io.renewed = reinterpret_cast<Row*>(c.in_place<int32_t>(5, 2));
+  io.tiles = reinterpret_cast<Tile*>(c.in_place<int32_t>(6, 3));
+  io.depths = c.in_place<int32_t>(7, 4);
+  io.remainders = c.in_place<float>(8, 5);
+  io.progress = c.out<int32_t>(6, {ponder::PROGRESS_HEAD + ponder::LANES_MAX});
+  ponder::compact_rows(io, c.stream());
 }
 
-Compute read_sums(Ort::ConstKernelInfo info) {
+void tile_rows(Call& c) {
+  auto* tiles = reinterpret_cast<Tile*>(c.in_place<int32_t>(1, 0));
+  auto* progress = c.out<int32_t>(1, {ponder::PROGRESS_HEAD + ponder::LANES_MAX});
+  ponder::tile_rows(c.in<Row>(0), c.dim(0, 0), tiles, c.dim(1, 0), progress, c.stream());
+}
+
+/// accumulator, slots[, gain, shift]
+Compute read_sums(Ort::ConstKernelInfo info, bool affine) {
   const float epsilon = info.GetAttribute<float>("epsilon");
-  return [epsilon](Call& c) {
+  return [epsilon, affine](Call& c) {
     const int rows = c.dim(1, 0), d = c.dim(0, 1);
     require_width(d);
-    const float* gain = c.has(2) ? c.in<float>(2) : nullptr;
-    const float* shift = c.has(3) ? c.in<float>(3) : nullptr;
+    const float* gain = affine ? c.in<float>(2) : nullptr;
+    const float* shift = affine ? c.in<float>(3) : nullptr;
     ponder::read_sums(c.in<float>(0), c.in<int32_t>(1), rows, d, c.dim(0, 0), epsilon, gain, shift, c.out<__half>(0, {rows, d}), c.stream());
   };
 }
@@ -310,15 +318,19 @@ const std::vector<Op*>& operators() {
       new Op("StartRows", {I32, I32, I8, F32, F32, F32, F32}, {F32, F32, F32}, start_rows),
       new Op("AdaptiveInput", {I32, I32, F32, F32, F32, F32, F32, F32, F32}, {F16, F32, F32, BOOL, F32, F32}, adaptive_input),
       new Op("WriteCache", {I32, I32, F16, F16, F16}, {F16, F16}, stateless(write_cache)),
-      new Op("TiledAttention", {F16, F16, F16, I32, I32, I32, I32}, {F16}, tiled_attention, -1, 6),
+      new Op("WriteMemory", {I32, F16, F16, F16}, {F16, F16}, stateless(write_memory)),
+      new Op("TiledAttention", {F16, F16, F16, I32, I32, I32}, {F16}, [](auto info) { return tiled_attention(info, false); }),
+      new Op("TiledMemoryAttention", {F16, F16, F16, I32, I32, I32, I32}, {F16}, [](auto info) { return tiled_attention(info, true); }),
       new Op("Linear", {F16, F16, F16}, {F16}, [](auto info) { return linear(info, false); }),
       new Op("LinearRelu", {F16, F16, F16}, {F16}, [](auto info) { return linear(info, true); }),
       new Op("LinearAdd", {F16, F16, F32, F32}, {F32}, linear_add),
       new Op("Logits", {F16, F16}, {F32}, logits),
       new Op("NormalizeRows", {F32}, {F16}, normalise_rows),
       new Op("WriteRows", {I32, F32, F32, F32, F32}, {F32, F32}, stateless(write_rows)),
-      new Op("CompactRows", {I32, F32, BOOL, F32, I32, I32, I32, I32, F32}, {I32, F32, I32, I32, I32, F32, I32}, compact_rows),
-      new Op("ReadSums", {F32, I32, F32, F32}, {F16}, read_sums, -1, 2),
+      new Op("CompactRows", {I32, F32, BOOL, F32, I32, I32, I32, I32, F32, F32}, {I32, F32, I32, I32, I32, F32, I32}, stateless(compact_rows)),
+      new Op("TileRows", {I32, I32}, {I32, I32}, stateless(tile_rows)),
+      new Op("ReadNormalized", {F32, I32}, {F16}, [](auto info) { return read_sums(info, false); }),
+      new Op("ReadSums", {F32, I32, F32, F32}, {F16}, [](auto info) { return read_sums(info, true); }),
       new Op("TargetLogProb", {F32, I32}, {F32}, stateless(target_logprob)),
       new Op("TopLogProbs", {F32, I64}, {F32, I32}, stateless(top_logprobs), 1),
       new Op("ReadHalting", {I32, F32, I32}, {I32, F32}, stateless(read_halting)),

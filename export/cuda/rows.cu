@@ -78,8 +78,8 @@ __global__ void __launch_bounds__(WARP* ROWS_PER_BLOCK) adaptive_input_kernel(Ro
   for (int i = 0; i < V; i++) {
     const int at = i * WARP + thread;
     const float4 s = reinterpret_cast<const float4*>(io.state)[static_cast<size_t>(slot) * (32 * V) + at];
-    const float4 p = reinterpret_cast<const float4*>(io.positions)[static_cast<size_t>(r.position) * (32 * V) + at];
-    const float4 t = reinterpret_cast<const float4*>(io.steps)[static_cast<size_t>(r.step) * (32 * V) + at];
+    const float4 p = reinterpret_cast<const float4*>(io.positions)[static_cast<size_t>(max(r.position, 0)) * (32 * V) + at];
+    const float4 t = reinterpret_cast<const float4*>(io.steps)[static_cast<size_t>(max(r.step, 0)) * (32 * V) + at];
     v[i] = s + (p + t);
     if (active) reinterpret_cast<float4*>(io.x)[static_cast<size_t>(row) * (32 * V) + at] = v[i];
   }
@@ -153,13 +153,13 @@ __global__ void read_sums_kernel(const float4* accumulator, const int32_t* slots
   }
 }
 
-/// A thread moves 16 bytes of a key or of a value.
-__global__ void write_cache_kernel(Rows rows, const uint4* qkv, int chunks, int cache_rows, uint4* keys, uint4* values) {
+/// A thread moves 16 bytes of a key or of a value, which end a row of `row_chunks` such pieces.
+__global__ void write_cache_kernel(Rows rows, const uint4* from_rows, int row_chunks, int chunks, int cache_rows, uint4* keys, uint4* values) {
   const int row = blockIdx.x * blockDim.y + threadIdx.y;
   if (row >= rows.active_count + rows.renewed_count) return;
   const Row& r = row < rows.active_count ? rows.active[row] : rows.renewed[row - rows.active_count];
   if (r.slot < 0 || r.cache_row < 0 || r.cache_row >= cache_rows) return;
-  const uint4* from = qkv + static_cast<size_t>(row) * 3 * chunks + chunks;
+  const uint4* from = from_rows + static_cast<size_t>(row + 1) * row_chunks - 2 * chunks;
   for (int i = threadIdx.x; i < 2 * chunks; i += blockDim.x) {
     uint4* to = i < chunks ? keys : values;
     to[static_cast<size_t>(r.cache_row) * chunks + i % chunks] = from[i];
@@ -188,6 +188,15 @@ void with_width(int d, F f) {
   }
 }
 
+void write_keys_and_values(const Rows& rows, const __half* from, int row_width, int d, int cache_rows, __half* keys, __half* values,
+                           cudaStream_t stream) {
+  const int count = rows.active_count + rows.renewed_count;
+  if (count == 0) return;
+  const dim3 threads(64, 4);
+  write_cache_kernel<<<(count + 3) / 4, threads, 0, stream>>>(rows, reinterpret_cast<const uint4*>(from), row_width / 8, d / 8, cache_rows,
+                                                              reinterpret_cast<uint4*>(keys), reinterpret_cast<uint4*>(values));
+}
+
 constexpr int BLOCK = WARP * ROWS_PER_BLOCK;
 template <typename T>
 T* as(const float* p) {
@@ -212,11 +221,11 @@ void adaptive_input(const Rows& rows, const AdaptiveInput& io, cudaStream_t stre
 }
 
 void write_cache(const Rows& rows, const __half* qkv, int d, int cache_rows, __half* keys, __half* values, cudaStream_t stream) {
-  const int count = rows.active_count + rows.renewed_count;
-  if (count == 0) return;
-  const dim3 threads(64, 4);
-  write_cache_kernel<<<(count + 3) / 4, threads, 0, stream>>>(rows, reinterpret_cast<const uint4*>(qkv), d / 8, cache_rows,
-                                                              reinterpret_cast<uint4*>(keys), reinterpret_cast<uint4*>(values));
+  write_keys_and_values(rows, qkv, 3 * d, d, cache_rows, keys, values, stream);
+}
+
+void write_memory(const Row* rows, int count, const __half* kv, int d, int memory_rows, __half* keys, __half* values, cudaStream_t stream) {
+  write_keys_and_values({rows, count, nullptr, 0}, kv, 2 * d, d, memory_rows, keys, values, stream);
 }
 
 void normalise_rows(const float* x, int rows, int d, float epsilon, __half* out, cudaStream_t stream) {

@@ -69,7 +69,7 @@ void test_adaptive_input() {
   for (auto& h : halting) h = 0.9f * (below(1000) / 1000.0f);
   std::vector<Row> a, r;
   for (int i = 0; i < active; i++) a.push_back(row_of(i * 2, below(64), 1 + below(8), 0, 1, 0, 1 + below(8), 1 + below(3)));
-  a[5].slot = -1;
+  a[5] = row_of(-1, -1, -1, -1, -1, -1);
   for (int i = 0; i < renewed; i++) r.push_back(row_of(i * 2 + 1, below(64), 1 + below(8), 0, 1, 0));
   Device<float> d_state(state), d_positions(positions), d_steps(steps), d_halt(halt), d_bias(bias), d_halting(halting), d_threshold(threshold);
   Device<Row> d_a(a), d_r(r);
@@ -85,10 +85,10 @@ void test_adaptive_input() {
   double ex = 0, en = 0, ew = 0, eh = 0;
   for (int i = 0; i < active + renewed; i++) {
     const Row& row = i < active ? a[i] : r[i - active];
-    const int slot = row.slot < 0 ? slots - 1 : row.slot;
+    const int slot = row.slot < 0 ? slots - 1 : row.slot, position = std::max(row.position, 0), at_step = std::max(row.step, 0);
     std::vector<double> v(d);
     double mean = 0, variance = 0, logit = 0;
-    for (int j = 0; j < d; j++) mean += v[j] = state[slot * d + j] + (positions[row.position * d + j] + steps[row.step * d + j]);
+    for (int j = 0; j < d; j++) mean += v[j] = state[slot * d + j] + (positions[position * d + j] + steps[at_step * d + j]);
     mean /= d;
     if (i < active)
       for (int j = 0; j < d; j++) ex = std::max(ex, std::abs(v[j] - got_x[i * d + j]));
@@ -223,6 +223,44 @@ void test_compaction() {
   for (int i = 0; i < capacity; i++) wrong += covered[i] != (i < kept);
   for (int i = got_progress[2]; i < 512; i++) wrong += got_tiles[i].count != 0;
   expect("compact_rows", wrong, 0);
+  // Of the table that stands, tiles and report are the same but for the renewed rows.
+  Device<Tile> tiles_anew(512);
+  Device<int32_t> progress_anew(PROGRESS_HEAD + LANES_MAX);
+  tile_rows(d_rows, capacity, tiles_anew, 512, progress_anew, 0);
+  const auto again = tiles_anew.read();
+  const auto reported = progress_anew.read();
+  wrong = 0;
+  for (int i = 0; i < 512; i++) wrong += again[i].first != got_tiles[i].first || again[i].count != got_tiles[i].count;
+  for (int i = 0; i < PROGRESS_HEAD + LANES_MAX; i++) wrong += reported[i] != (i == 1 ? 0 : got_progress[i]);
+  expect("tile_rows", wrong, 0);
+}
+
+void test_keys_and_values() {
+  const int d = 128, cache_rows = 50, count = 20;
+  std::vector<Row> rows;
+  for (int i = 0; i < count; i++) rows.push_back(row_of(i, 0, 1, 0, 1, 0));
+  for (int i = 0; i < count; i++) rows[i].cache_row = 2 * i + 1;
+  rows[7] = row_of(-1, -1, -1, -1, -1, -1);
+  const auto qkv = floats(static_cast<size_t>(count) * 3 * d);
+  Device<Row> d_rows(rows);
+  Device<__half> from(halves(qkv)), keys(cache_rows * d), values(cache_rows * d);
+  double wrong = 0;
+  for (const int parts : {3, 2}) {
+    // The same numbers, read as rows of three parts and of two.
+    if (parts == 3) write_cache({d_rows, count, nullptr, 0}, from, d, cache_rows, keys, values, 0);
+    else write_memory(d_rows, count, from, d, cache_rows, keys, values, 0);
+    const auto k = keys.read(), v = values.read();
+    for (int row = 0; row < cache_rows; row++) {
+      const int i = (row - 1) / 2;
+      const bool written = row % 2 == 1 && i < count && i != 7;
+      for (int j = 0; j < d; j++) {
+        const size_t at = static_cast<size_t>(i) * parts * d + (parts - 2) * d + j;
+        wrong += __half2float(k[row * d + j]) != (written ? __half2float(__half(qkv[at])) : 0.0f);
+        wrong += __half2float(v[row * d + j]) != (written ? __half2float(__half(qkv[at + d])) : 0.0f);
+      }
+    }
+  }
+  expect("write_cache, write_memory", wrong, 0);
 }
 
 void test_output() {
@@ -366,6 +404,7 @@ int main() {
   for (int d_head : {32, 64, 128}) test_attention(d_head, 4, false);
   test_attention(64, 8, true);
   test_compaction();
+  test_keys_and_values();
   test_output();
   test_linear(Epilogue::bias, false, "linear");
   test_linear(Epilogue::bias_relu, false, "linear, relu");

@@ -1,0 +1,250 @@
+"""The operators of `cuda/ops.cu` as model-local functions: what the native library computes, in ONNX's own operators.
+
+A session that registers the library runs its kernels; any other session, on CUDA or on the CPU, runs these bodies. They are the
+definition that the kernels are tested against, slower and not free of copies to the host.
+
+Notation: r rows, a active rows, d width, T tiles. A *row table* int32 [r, 8] has the columns slot, cache_row, position, step, first,
+visible, lane, limits (= max_steps * 256 + min_steps). Slot -1 marks padding: pools end with a scrap row, which the index -1 hits by itself.
+Its other columns may hold -1 too, so they are clipped before they index anything.
+
+Pools and tables are bound as input and output of one run. A body therefore reads each of them before it writes it: where several nodes
+read a table, they read a copy.
+"""
+
+from __future__ import annotations
+
+import functions
+from cuda_attention import tiled_attention, tiled_memory_attention
+from cuda_tables import COLUMNS, compact_rows, lane_tiles, tile_rows
+from functions import DOMAIN
+
+
+def start_rows() -> str:
+    """state[slot] = e[ids] scale[ids] factor, accumulator[slot] = 0, halting[slot] = 0. emb int8 [vocabulary, d], scale [vocabulary]."""
+    return f"""
+    StartRows <factor> (rows, ids, emb, scale, state, accumulator, halting) => (state_out, accumulator_out, halting_out) {{
+      none = Constant <value_ints = [0]> ()
+      one = Constant <value_ints = [1]> ()
+      slots = Slice (rows, none, one, one)
+      place = Cast <to = 7> (slots)
+      least = Constant <value = int32 {{0}}> ()
+      known = Max (ids, least)
+      e = {DOMAIN}.QuantizedEmbedding <factor : float = @factor> (known, emb, scale)
+      state_out = ScatterND (state, place, e)
+      zeros = Sub (e, e)
+      accumulator_out = ScatterND (accumulator, place, zeros)
+      zero = Slice (zeros, none, one, one)
+      halting_out = ScatterND (halting, place, zero)
+    }}"""
+
+
+def adaptive_input() -> str:
+    """x = state + C(position) + C(step), normalised = LN(x) in float16, p = sigmoid(w . LN(x) + b), and HaltingUpdate of active rows.
+
+    active [a, 8], renewed [r - a, 8], threshold [a, 1] -> normalised [r, d] float16, x [a, d], weight, halted, remainder [a, 1]."""
+    return f"""
+    AdaptiveInput <epsilon> (active, renewed, threshold, state, halting, positions, steps, halt, halt_bias)
+      => (normalised, x, weight, halted, remainder, halting_out) {{
+      rows = Concat <axis = 0> (active, renewed)
+      {COLUMNS} (rows)
+      column = Constant <value_ints = [1]> ()
+      least = Constant <value = int32 {{0}}> ()
+      slot = Squeeze (slots, column)
+      known_position = Max (position, least)
+      known_step = Max (step, least)
+      at = Squeeze (known_position, column)
+      t = Squeeze (known_step, column)
+      state_rows = Gather (state, slot)
+      inputs = {DOMAIN}.CoordinateEmbedding (state_rows, at, t, positions, steps)
+      centred, inverse = {DOMAIN}.Normalize <epsilon : float = @epsilon> (inputs)
+      unit = Mul (centred, inverse)
+      normalised = Cast <to = 10> (unit)
+      start = Constant <value_ints = [0]> ()
+      count = Shape <start = 0, end = 1> (active)
+      x = Slice (inputs, start, count)
+      active_centred = Slice (centred, start, count)
+      active_inverse = Slice (inverse, start, count)
+      p = {DOMAIN}.HaltingProbability (active_centred, active_inverse, halt, halt_bias)
+      active_slots = Slice (slots, start, count)
+      active_slot = Slice (slot, start, count)
+      sum = Gather (halting, active_slot)
+      active_step = Slice (step, start, count)
+      active_limits = Slice (limits, start, count)
+      radix = Constant <value = int32 {{256}}> ()
+      max_steps = Div (active_limits, radix)
+      min_steps = Mod (active_limits, radix)
+      is_last = Equal (active_step, max_steps)
+      is_held = Less (active_step, min_steps)
+      weight, sum_out, halted, remainder = {DOMAIN}.HaltingUpdate (p, sum, threshold, is_last, is_held)
+      place = Cast <to = 7> (active_slots)
+      halting_out = ScatterND (halting, place, sum_out)
+    }}"""
+
+
+def _cache_place(rows: str) -> str:
+    """`place` [r, 1] int64: the cache row of each row, -1 of padding."""
+    return f"""
+      {COLUMNS} ({rows})
+      least = Constant <value = int32 {{0}}> ()
+      scrap = Constant <value = int32 {{-1}}> ()
+      real = GreaterOrEqual (slots, least)
+      cache_row = Where (real, cache_rows, scrap)
+      place = Cast <to = 7> (cache_row)"""
+
+
+def write_cache() -> str:
+    """keys[cache_row], values[cache_row] = qkv[:, d:2d], qkv[:, 2d:]. qkv [r, 3d], pools [cache, d] float16."""
+    return f"""
+    WriteCache (active, renewed, qkv, keys, values) => (keys_out, values_out) {{
+      rows = Concat <axis = 0> (active, renewed)
+      {_cache_place("rows")}
+      q, k, v = Split <axis = 1, num_outputs = 3> (qkv)
+      keys_out = ScatterND (keys, place, k)
+      values_out = ScatterND (values, place, v)
+    }}"""
+
+
+def write_memory() -> str:
+    """keys[cache_row], values[cache_row] = kv[:, :d], kv[:, d:]. kv [r, 2d], pools [memory, d] float16."""
+    return f"""
+    WriteMemory (rows, kv, keys, values) => (keys_out, values_out) {{
+      {_cache_place("rows")}
+      k, v = Split <axis = 1, num_outputs = 2> (kv)
+      keys_out = ScatterND (keys, place, k)
+      values_out = ScatterND (values, place, v)
+    }}"""
+
+
+# x w with float32 sums and w [k, n] in float16, as tensor cores multiply. Spelled with float32 operands, because ONNX Runtime's float16
+# products sum in float16 on the CPU.
+_PRODUCT = """
+      wide_x = Cast <to = 1> (x)
+      wide_w = Cast <to = 1> (w)
+      product = MatMul (wide_x, wide_w)
+      wide_b = Cast <to = 1> (b)
+      sum = Add (product, wide_b)"""
+
+
+def linear() -> str:
+    """y = x w + b, rounded to float16 once."""
+    return f"""
+    Linear (x, w, b) => (y) {{{_PRODUCT}
+      y = Cast <to = 10> (sum)
+    }}"""
+
+
+def linear_relu() -> str:
+    """y = max(x w + b, 0), rounded to float16 once."""
+    return f"""
+    LinearRelu (x, w, b) => (y) {{{_PRODUCT}
+      positive = Relu (sum)
+      y = Cast <to = 10> (positive)
+    }}"""
+
+
+def linear_add() -> str:
+    """y = residual + (x w + b): x, w float16; b [n], residual [r, n] and y float32, so that a position's state is never rounded."""
+    return f"""
+    LinearAdd (x, w, b, residual) => (y) {{{_PRODUCT}
+      y = Add (residual, sum)
+    }}"""
+
+
+def logits() -> str:
+    """y = x w^T: x [r, d], w [vocabulary, d] float16 -> float32."""
+    return """
+    Logits (x, w) => (y) {
+      wide = Cast <to = 1> (x)
+      weights = Cast <to = 1> (w)
+      columns = Transpose <perm = [1, 0]> (weights)
+      y = MatMul (wide, columns)
+    }"""
+
+
+def normalize_rows() -> str:
+    """LN(x) without its affine part, in float16."""
+    return f"""
+    NormalizeRows <epsilon> (x) => (y) {{
+      centred, inverse = {DOMAIN}.Normalize <epsilon : float = @epsilon> (x)
+      unit = Mul (centred, inverse)
+      y = Cast <to = 10> (unit)
+    }}"""
+
+
+def write_rows() -> str:
+    """state[slot] = z, accumulator[slot] += weight z. z [a, d], weight [a, 1]."""
+    return """
+    WriteRows (active, z, weight, state, accumulator) => (state_out, accumulator_out) {
+      none = Constant <value_ints = [0]> ()
+      one = Constant <value_ints = [1]> ()
+      slots = Slice (active, none, one, one)
+      place = Cast <to = 7> (slots)
+      share = Mul (weight, z)
+      before = GatherND (accumulator, place)
+      total = Add (before, share)
+      accumulator_out = ScatterND (accumulator, place, total)
+      state_out = ScatterND (state, place, z)
+    }"""
+
+
+def read_normalized() -> str:
+    """LN(accumulator[slots]) without its affine part, in float16. slots [r] int32."""
+    return f"""
+    ReadNormalized <epsilon> (accumulator, slots) => (y) {{
+      sums = Gather (accumulator, slots)
+      y = {DOMAIN}.NormalizeRows <epsilon : float = @epsilon> (sums)
+    }}"""
+
+
+def read_sums() -> str:
+    """gain LN(accumulator[slots]) + shift, in float16."""
+    return f"""
+    ReadSums <epsilon> (accumulator, slots, gain, shift) => (y) {{
+      sums = Gather (accumulator, slots)
+      centred, inverse = {DOMAIN}.Normalize <epsilon : float = @epsilon> (sums)
+      unit = Mul (centred, inverse)
+      gained = Mul (unit, gain)
+      wide = Add (gained, shift)
+      y = Cast <to = 10> (wide)
+    }}"""
+
+
+def target_log_prob() -> str:
+    """log softmax(logits)[target]: logits [r, vocabulary], targets [r] int32 -> [r]."""
+    return """
+    TargetLogProb (logits, targets) => (logprob) {
+      logprobs = LogSoftmax <axis = -1> (logits)
+      last = Constant <value_ints = [-1]> ()
+      column = Unsqueeze (targets, last)
+      chosen = GatherElements <axis = 1> (logprobs, column)
+      logprob = Squeeze (chosen, last)
+    }"""
+
+
+def top_log_probs() -> str:
+    """The k best of log softmax(logits), best first, of equal ones the lower id first: [r, k], ids int32 [r, k]."""
+    return """
+    TopLogProbs (logits, k) => (best, ids) {
+      logprobs = LogSoftmax <axis = -1> (logits)
+      best, ids64 = TopK <axis = -1, largest = 1, sorted = 1> (logprobs, k)
+      ids = Cast <to = 6> (ids64)
+    }"""
+
+
+def read_halting() -> str:
+    """depth, remainder = depths[slots], remainders[slots]."""
+    return """
+    ReadHalting (depths, remainders, slots) => (depth, remainder) {
+      depth = Gather (depths, slots)
+      remainder = Gather (remainders, slots)
+    }"""
+
+
+def all_functions() -> tuple[str, ...]:
+    """Those that stand for a kernel, and those that they call."""
+    return (
+        functions.quantized_embedding(), functions.coordinate_embedding(), functions.normalize(), functions.halting_probability(),
+        functions.halting_update(), start_rows(), adaptive_input(), write_cache(), write_memory(), tiled_attention(),
+        tiled_memory_attention(), linear(), linear_relu(), linear_add(), logits(), normalize_rows(), write_rows(), lane_tiles(),
+        tile_rows(), compact_rows(), read_normalized(), read_sums(), target_log_prob(), top_log_probs(), read_halting(),
+    )  # fmt: skip
