@@ -15,6 +15,14 @@ PROGRESS = 4 + LANES_MAX
 COLUMNS = "slots, cache_rows, position, step, first, visible, lane, limits = Split <axis = 1, num_outputs = 8>"
 
 
+def _ordinals(count: str) -> str:
+    """`ordinals` = 0, 1 ... count - 1. Not by Range: where an extent is known in advance, its shape inference takes it for an int64."""
+    return f"""
+      each = Expand (one, {count})
+      each_upto = CumSum (each, along)
+      ordinals = Sub (each_upto, one)"""
+
+
 def lane_tiles() -> str:
     """Tiles of lanes in order: counts [lanes] rows of each, firsts [lanes] its first row -> tiles_out as tile_table [T, 2], padded with
     (0, 0), and their number [1]. A lane of c rows has ceil(c / 64) tiles."""
@@ -33,9 +41,7 @@ def lane_tiles() -> str:
       before = Sub (upto, own)
       tiles = ReduceSum <keepdims = 1> (own, axis)
       capacity64 = Shape <start = 0, end = 1> (tile_table)
-      capacity1 = Cast <to = 6> (capacity64)
-      capacity = Squeeze (capacity1)
-      ordinals = Range (zero, capacity, one)
+      {_ordinals("capacity64")}
       ordinal = Unsqueeze (ordinals, column)
       passed = GreaterOrEqual (ordinal, upto)
       passed32 = Cast <to = 6> (passed)
@@ -71,8 +77,8 @@ def _lanes(keeps: str, place: str) -> str:
 
 
 def tile_rows() -> str:
-    """Tiles and progress of a table that stands: active [a, 8], rows of a lane side by side -> tiles_out as tile_table, progress [1028] int32:
-    active rows, 0, tiles, 0, then the active rows of each lane."""
+    """Tiles and progress of a table that stands: active [a, 8], rows of a lane side by side -> tiles_out as tile_table, and
+    progress [1028] int32 = active rows, 0, tiles, 0, then the active rows of each lane."""
     return f"""
     TileRows (active, tile_table) => (tiles_out, progress) {{
       zero = Constant <value = int32 {{0}}> ()
@@ -81,10 +87,9 @@ def tile_rows() -> str:
       column = Constant <value_ints = [1]> ()
       {COLUMNS} (active)
       real = GreaterOrEqual (slots, zero)
+      along = Constant <value_int = 0> ()
       count64 = Shape <start = 0, end = 1> (active)
-      count1 = Cast <to = 6> (count64)
-      count = Squeeze (count1)
-      ordinals = Range (zero, count, one)
+      {_ordinals("count64")}
       ordinal = Unsqueeze (ordinals, column)
       {_lanes("real", "ordinal")}
       tiles_out, tiles = {DOMAIN}.LaneTiles (counts, firsts, tile_table)
@@ -156,9 +161,8 @@ def compact_rows() -> str:
       renew_to = Cast <to = 7> (renew_to32)
       window64 = Shape <start = 0, end = 1> (renewed)
       window = Cast <to = 6> (window64)
-      capacity0 = Squeeze (capacity)
-      table_ordinals = Range (zero, capacity0, one)
-      table_ordinal = Unsqueeze (table_ordinals, column)
+      {_ordinals("capacity64")}
+      table_ordinal = Unsqueeze (ordinals, column)
       beyond = GreaterOrEqual (table_ordinal, window)
       cleared = Where (beyond, renewed_table, padding)
       cleared_and_spare = Concat <axis = 0> (cleared, padding)

@@ -172,3 +172,82 @@ def score(graphs: Graphs, pools: Pools, lane: Lane, targets: list[int], k: int =
         out = graphs.run("finish_top" if k else "finish", bound | ({"k": np.array([k], np.int64)} if k else {}))
         parts.append({name: value[: len(slots)] for name, value in out.items()})
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def remember(graphs: Graphs, pools: Pools, lanes: list[Lane], memory: dict[str, Array], places: list[list[int]]) -> list[list[int]]:
+    """Keys and values of encoded lanes into `places` of the memory pools; returns the depth of every position."""
+    depths = []
+    for lane, place in zip(lanes, places, strict=True):
+        rows = padded([[slot, at, -1, -1, -1, -1, -1, -1] for slot, at in zip(lane.slots, place, strict=True)], len(place) + 2)
+        bound = {"accumulator": pools.accumulator, "slots": int32(lane.slots + [-1] * 2), "rows": rows, **memory, **pools.halted()}
+        depths.append(graphs.run("encoder_finish", bound)["depth"][: len(place)].tolist())
+    return depths
+
+
+@dataclass
+class Hypothesis:
+    """Tokens from <s> on, fed one at a time. A position has a key a step, as long as it runs, and one more; `cache` says where."""
+
+    ids: list[int]
+    memory: list[int]
+    cache: list[list[int]] = field(default_factory=list)
+    depths: list[int] = field(default_factory=list)
+
+    def keys(self, step: int) -> list[int]:
+        """Of all positions so far, as they stand at `step`: one that has halted stays as it was when renewed."""
+        steps = [min(step, depth + 1) for depth in self.depths] + [step]
+        return [rows[t - 1] for rows, t in zip(self.cache, steps, strict=True)]
+
+
+def decode(
+    graphs: Graphs, pools: Pools, memory: dict[str, Array], hypotheses: list[Hypothesis], limits: Limits, k: int
+) -> list[list[Array]]:
+    """Feeds every hypothesis its ids; returns the k best log-probabilities and ids after each: {hypothesis: [n, k]}."""
+    best: list[tuple[list[Array], list[Array]]] = [([], []) for _ in hypotheses]
+    renewed: list[list[int]] = []
+    free = list(range(pools.cache_rows))
+    for position in range(max(len(h.ids) for h in hypotheses)):
+        now = [h for h in range(len(hypotheses)) if position < len(hypotheses[h].ids)]
+        # A position that halted is renewed at the next step, when the next position has begun: two slots a hypothesis, in turn.
+        slot_of = {h: 2 * h + position % 2 for h in now}
+        for h in now:
+            hypotheses[h].cache.append([free.pop() for _ in range(limits.max_steps)])
+        begin(graphs, pools, [[slot_of[h]] + [-1] * 7 for h in now], [hypotheses[h].ids[position] for h in now])
+        running, depths = now, {}
+        for step in range(1, limits.max_steps + 1):
+            rows = [[slot_of[h], hypotheses[h].cache[position][step - 1], position, step, 0, 0, 0, limits.column] for h in running]
+            index: list[int] = []
+            for row, h in zip(rows, running, strict=True):
+                keys = hypotheses[h].keys(step)
+                row[4:6] = [len(index), len(keys)]
+                index += keys
+            memory_first = np.cumsum([0, *(len(hypotheses[h].memory) for h in running)])
+            seen = [[memory_first[i], len(hypotheses[h].memory)] for i, h in enumerate(running)]
+            count = bucket(len(rows))
+            bound = {
+                "active": padded(rows, count), "renewed": padded(renewed, bucket(len(renewed))),
+                "threshold": np.full((count, 1), limits.threshold, np.float32),
+                "tiles": tiles_of([1] * len(rows)), "key_index": int32([*index, -1]), **pools.bound(), **memory,
+                "memory_tiles": tiles_of([1] * len(rows)), "seen": int32(seen + [[-1, -1]] * (count - len(rows))),
+                "memory_key_index": int32([*(at for h in running for at in hypotheses[h].memory), -1]),
+            }  # fmt: skip
+            out = graphs.run("decoder_step", bound)
+            halted = out["halted"][: len(rows), 0]
+            renewed = []
+            for stops, h in zip(halted.tolist(), list(running), strict=True):
+                if stops:
+                    depths[h] = step
+                    # What halts at the last step is never seen again at a later one.
+                    if step < limits.max_steps:
+                        renewed.append([slot_of[h], hypotheses[h].cache[position][step], position, step + 1, -1, -1, -1, -1])
+            running = [h for h in running if h not in depths]
+            if not running:
+                break
+        out = graphs.run("decoder_finish", {
+            "accumulator": pools.accumulator, "slots": int32([*(slot_of[h] for h in now), -1]), "k": np.array([k], np.int64),
+        })  # fmt: skip
+        for i, h in enumerate(now):
+            hypotheses[h].depths.append(depths[h])
+            best[h][0].append(out["top_logprobs"][i])
+            best[h][1].append(out["top_ids"][i])
+    return [[np.stack(part) for part in parts] for parts in best]

@@ -21,6 +21,7 @@ from quantise import quantise
 EPSILON = 1e-5
 ONNX_TYPES = {
     torch.float32: "float",
+    torch.float16: "float16",
     torch.int32: "int32",
     torch.int64: "int64",
     torch.uint8: "uint8",
@@ -29,8 +30,10 @@ ONNX_TYPES = {
 }
 
 
-def call(function: str, inputs: dict[str, Tensor], outputs: dict[str, str], attributes: str = "") -> list[Tensor]:
-    """Runs one function as a whole model. `outputs`: name to type and shape, such as "float[r, d]"."""
+def call(
+    function: str, inputs: dict[str, Tensor], outputs: dict[str, str], attributes: str = "", called: tuple[str, ...] = ()
+) -> list[Tensor]:
+    """Runs one function as a whole model. `outputs`: name to type and shape, such as "float[r, d]". `called`: functions that it calls."""
     shape = lambda t: f"[{', '.join(map(str, t.shape))}]" if t.dim() > 0 else ""
     [proto] = functions.parse(function)
     signature = ", ".join(f"{ONNX_TYPES[t.dtype]}{shape(t)} {name}" for name, t in inputs.items())
@@ -40,7 +43,7 @@ def call(function: str, inputs: dict[str, Tensor], outputs: dict[str, str], attr
         f"one ({signature}) => ({results}) {{"
         f" {', '.join(outputs)} = {functions.DOMAIN}.{proto.name} {attributes} ({', '.join(inputs)}) }}"
     )
-    model.functions.append(proto)
+    model.functions.extend([proto, *(f for f in functions.parse(*called) if f.name != proto.name)])
     onnx.checker.check_model(model)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
@@ -192,4 +195,4 @@ def test_every_function_of_the_packages_is_tested() -> None:
     assert used
     for name in used:
         builder = re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower().replace("mat_mul", "matmul")
-        assert f"functions.{builder}(" in tested, name
+        assert f"functions.{builder}(" in tested, name  # also cuda_functions.
