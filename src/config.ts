@@ -44,6 +44,16 @@ function text(defaultValue: string, words: Words): Option<string> {
   };
 }
 
+function checkedText(defaultValue: string, allowed: string, pattern: RegExp, words: Words): Option<string> {
+  return {
+    default: defaultValue,
+    defaultShown: defaultValue,
+    allowed,
+    parse: (value) => (pattern.test(value) ? value : undefined),
+    ...words,
+  };
+}
+
 function choice<const T extends string>(values: readonly T[], defaultValue: T, words: Words): Option<T> {
   return {
     default: defaultValue,
@@ -95,6 +105,20 @@ export const OPTIONS = {
   }),
   backend: choice(['ort-capi', 'ort-node'], 'ort-capi', {
     help: "Runtime: ONNX Runtime's C API with bound state, or onnxruntime-node's public API (portable, slower).",
+  }),
+  device: checkedText('auto', 'auto, cpu or cuda:N', /^(auto|cpu|cuda:\d{1,2})$/, {
+    help: 'Where models run that have graphs for a GPU: auto takes the first GPU that works, and the CPU without one.',
+  }),
+  deviceRowsMax: integer(8192, 64, 8192, { help: 'Rows (positions) computed in one step on a GPU.' }),
+  deviceLanesMax: integer(512, 1, 1024, { help: 'Sequences that run at a time in each cohort on a GPU.' }),
+  deviceSlotsMax: integer(32_768, 64, 16 * MIB, {
+    help: 'Positions whose state each cohort holds on a GPU (6 KiB each at width 512).',
+  }),
+  deviceCohorts: integer(2, 1, 4, {
+    help: 'Cohorts of sequences that take turns on a GPU: while one runs, the host plans another.',
+  }),
+  deviceStepsMax: integer(4, 1, 16, {
+    help: 'Steps launched at once on a GPU while no sequence is likely to end within them.',
   }),
   threads: integer(Math.max(1, availableParallelism()), 1, 1024, {
     defaultShown: 'cores available',

@@ -124,7 +124,7 @@ export class FakeEngine implements Engine {
 
   info(): EngineInfo {
     const { state, reason, restarts } = this;
-    return { state, reason, device: 'cpu', backend: 'fake', threads: 1, restarts };
+    return { state, reason, device: 'cpu', deviceReason: 'a fake', backend: 'fake', threads: 1, restarts };
   }
 
   models(): readonly ModelDescription[] {

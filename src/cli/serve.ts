@@ -96,6 +96,7 @@ async function start(config: Config, world: ServeDependencies): Promise<Server> 
     observer: new Observer(metrics),
     logger: { level: config.logLevel },
   });
+  app.log.info(`device: ${engine.info().deviceReason}`);
   for (const { id, reason } of allRefused()) app.log.warn({ model: id, reason }, 'package refused');
   return { app, engine, admission };
 }

@@ -81,7 +81,7 @@ export class EngineClient implements Engine {
   private worker: EngineWorker | null = null;
   private state: EngineState = 'starting';
   private reason: string | null = 'the engine is loading its models';
-  private ready: { device: string; backend: string; threads: number } = { device: 'cpu', backend: '', threads: 0 };
+  private ready = { device: 'cpu', deviceReason: '', backend: '', threads: 0 };
   private restarts = 0;
   private restartDelayMs = RESTART_DELAY_MS_MIN;
   private restartTimer: NodeJS.Timeout | null = null;
@@ -313,7 +313,12 @@ export class EngineClient implements Engine {
   private receive(message: FromEngine): void {
     switch (message.type) {
       case 'ready':
-        this.ready = { device: message.device, backend: message.backend, threads: message.threads };
+        this.ready = {
+          device: message.device,
+          deviceReason: message.deviceReason,
+          backend: message.backend,
+          threads: message.threads,
+        };
         this.served = this.served.filter(({ id }) => !this.refusedByRuntime.has(id));
         if (this.state !== 'draining') {
           this.state = 'ready';
@@ -466,6 +471,16 @@ export async function startEngine(config: Config, models: readonly ModelDescript
         blockTokens: config.spanBlockTokens,
         sessionsMax: config.sessionsMax,
         idleMsMax: config.sessionIdleMsMax,
+      },
+      device: {
+        device: config.device,
+        threads: config.threads,
+        spin: true,
+        rowsMax: config.deviceRowsMax,
+        lanesMax: config.deviceLanesMax,
+        slotsMax: config.deviceSlotsMax,
+        cohorts: config.deviceCohorts,
+        stepsMax: config.deviceStepsMax,
       },
       queueWaitMsMax: config.queueWaitMsMax,
       models,

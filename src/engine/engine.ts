@@ -88,6 +88,8 @@ export interface EngineInfo {
   /** Why the engine is not ready, null when it is. */
   readonly reason: string | null;
   readonly device: string;
+  /** Why that device, in a sentence for people. */
+  readonly deviceReason: string;
   readonly backend: string;
   readonly threads: number;
   /** Times the worker was restarted after it died. */

@@ -211,7 +211,14 @@ export type ToEngine =
   | { readonly type: 'drain' };
 
 export type FromEngine =
-  | { readonly type: 'ready'; readonly device: string; readonly backend: string; readonly threads: number }
+  | {
+      readonly type: 'ready';
+      readonly device: string;
+      /** Why that device. */
+      readonly deviceReason: string;
+      readonly backend: string;
+      readonly threads: number;
+    }
   /** A package that the runtime could not open; sent before `ready`. */
   | { readonly type: 'refused'; readonly model: string; readonly reason: string }
   | { readonly type: 'window'; readonly jobId: number; readonly index: number; readonly result: ScoreWindowResult }
@@ -271,6 +278,8 @@ export interface StageTelemetry {
   /** Positions that were computed in full, and positions that only renewed their keys and values, summed over steps. */
   readonly activeRows: number;
   readonly renewedRows: number;
+  /** Rows computed only because launches are captured for fixed row counts. */
+  readonly paddedRows: number;
   /** Attention rows and keys computed beyond those asked for (padding of ragged units), in keys. */
   readonly keysUseful: number;
   readonly keysComputed: number;

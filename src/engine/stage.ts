@@ -68,6 +68,10 @@ export class StageCounter {
     this.tally.keysComputed += keys.keysComputed;
   }
 
+  padded(rows: number): void {
+    this.tally.paddedRows += rows;
+  }
+
   /** Milliseconds in graphs, and around them. */
   time(computeMs: number, hostMs: number): void {
     this.tally.computeSeconds += computeMs / 1000;
@@ -88,6 +92,7 @@ function emptyTally(): Tally {
     hostSeconds: 0,
     activeRows: 0,
     renewedRows: 0,
+    paddedRows: 0,
     keysUseful: 0,
     keysComputed: 0,
     rowsPerStep: [],

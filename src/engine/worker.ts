@@ -12,6 +12,7 @@ import type { Backend } from '../runtime/backend.js';
 import { openOrtCapi } from '../runtime/ort-capi.js';
 import { openOrtNode } from '../runtime/ort-node.js';
 import type { SchedulerLimits } from '../scheduler/scheduler.js';
+import { type DeviceSetup, openDevice, openOnDevice } from './device-stages.js';
 import { EngineLoop } from './loop.js';
 import type { FromEngine, ToEngine } from './protocol.js';
 import { ScoreStage } from './score-stage.js';
@@ -26,6 +27,8 @@ export interface WorkerSetup {
   readonly limits: SchedulerLimits;
   readonly cacheRowsMax: number;
   readonly span: { readonly lanesMax: number; readonly blockTokens: number } & SessionLimits;
+  /** Absent: the CPU. */
+  readonly device?: DeviceSetup;
   readonly queueWaitMsMax: number;
   readonly models: readonly ModelDescription[];
 }
@@ -108,10 +111,12 @@ async function main(setup: WorkerSetup): Promise<void> {
     moved = [];
   };
   const backend = await openBackend(setup);
+  const { device, reason } = openDevice(setup.device);
   const opened: Opened[] = [];
   for (const model of setup.models) {
     try {
-      opened.push(await openModel(backend, model, setup));
+      const onDevice = device === null || setup.device === undefined ? null : openOnDevice(device, model, setup.device);
+      opened.push(...(onDevice ?? [await openModel(backend, model, setup)]));
     } catch (error) {
       post({ type: 'refused', model: model.id, reason: (error as Error).message });
     }
@@ -140,7 +145,13 @@ async function main(setup: WorkerSetup): Promise<void> {
     },
     post,
   });
-  post({ type: 'ready', device: backend.device, backend: backend.name, threads: backend.threads });
+  post({
+    type: 'ready',
+    device: device?.device ?? backend.device,
+    deviceReason: reason,
+    backend: backend.name,
+    threads: backend.threads,
+  });
   flush();
   // Also after a failure: sessions of a dead worker would stay in the process, 25 MB for each restart.
   try {
@@ -148,6 +159,7 @@ async function main(setup: WorkerSetup): Promise<void> {
   } finally {
     flush();
     for (const { release } of opened) release();
+    device?.release();
     await backend.release();
   }
   port.close();

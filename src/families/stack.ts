@@ -8,11 +8,12 @@
  */
 import path from 'node:path';
 import type { Budget } from '../engine/protocol.js';
-import type { GraphDescription, ModelDescription } from '../models/description.js';
+import type { ModelDescription } from '../models/description.js';
 import { type Backend, type Graph, RuntimeFailure, type Tensor } from '../runtime/backend.js';
 import { type AttentionPlan, GROUP_FIELDS } from '../scheduler/attention-plan.js';
 import { haltingRule } from '../scheduler/halting-rule.js';
 import type { AdvanceResult } from '../scheduler/scheduler.js';
+import { expectSame } from './graph-agreement.js';
 import { StepInputs } from './step-inputs.js';
 
 // The output layer makes a [rows, vocabulary] matrix: at 64 rows and 8192 words it stays in the second-level cache.
@@ -211,21 +212,4 @@ export async function openGraphs<Name extends string>(
     throw error;
   }
   return Object.fromEntries(opened) as Record<Name, Graph>;
-}
-
-function expectSame(name: string, described: GraphDescription, opened: Graph): void {
-  for (const side of ['inputs', 'outputs'] as const) {
-    const wanted = described[side];
-    const found = opened[side];
-    for (const key of new Set([...Object.keys(wanted), ...Object.keys(found)])) {
-      const text = (spec: (typeof wanted)[string] | undefined) =>
-        spec === undefined ? 'nothing' : `${spec.type} [${spec.dims.join(', ')}]`;
-      if (text(wanted[key]) === text(found[key])) continue;
-      throw new RuntimeFailure(
-        'open',
-        `${name}: ${side.slice(0, -1)} ${key} is ${text(found[key])} in the graph and ${text(wanted[key])} in the manifest; ` +
-          'export the package again',
-      );
-    }
-  }
 }

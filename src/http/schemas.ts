@@ -201,6 +201,7 @@ export const Info = Type.Object({
   version: Type.String(),
   state: Type.String(),
   device: Type.String(),
+  device_reason: Type.String({ description: 'Why that device, or why no GPU.' }),
   backend: Type.String(),
   threads: Type.Integer(),
   engine_restarts: Type.Integer(),

@@ -136,6 +136,11 @@ export function createMetrics(sources: MetricSources, options: MetricOptions) {
       buckets: ROW_BOUNDS,
       registers,
     }),
+    paddedRows: counter(
+      'ponder_rows_padded_total',
+      'Rows computed on a GPU only because launches are captured for fixed row counts.',
+      STACK,
+    ),
     keysUseful: counter('ponder_attention_keys_useful_total', 'Keys that attention was asked for.', STACK),
     keysComputed: counter(
       'ponder_attention_keys_computed_total',

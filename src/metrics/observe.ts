@@ -140,6 +140,7 @@ export class Observer {
     metrics.steps.inc(labels, report.steps);
     metrics.computeSeconds.inc(labels, report.computeSeconds);
     metrics.hostSeconds.inc(labels, report.hostSeconds);
+    metrics.paddedRows.inc(labels, report.paddedRows);
     metrics.keysUseful.inc(labels, report.keysUseful);
     metrics.keysComputed.inc(labels, report.keysComputed);
     for (const rows of report.rowsPerStep) metrics.activeRows.observe(labels, rows);

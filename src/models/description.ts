@@ -3,7 +3,7 @@
  * type as TensorSpec; it imports models, not the other way round.
  */
 export interface TensorDescription {
-  readonly type: 'float32' | 'int32' | 'int64' | 'bool' | 'uint8';
+  readonly type: 'float32' | 'float16' | 'int32' | 'int64' | 'bool' | 'uint8';
   readonly dims: readonly (number | string)[];
 }
 
@@ -23,7 +23,7 @@ export interface ModelDescription {
   readonly language: string;
   /** What a translation model translates into; null for others. */
   readonly targetLanguage: string | null;
-  readonly precision: 'int8' | 'float32';
+  readonly precision: 'int8' | 'float32' | 'float16';
   readonly vocabularySize: number;
   /** Positions of one window, `<s>` included; without limit for a model that carries a cache from block to block. */
   readonly contextTokens: number;
@@ -37,6 +37,8 @@ export interface ModelDescription {
   readonly span?: SpanDescription;
   /** The graphs of `precision` by name; a family requires those it runs. */
   readonly graphs: Readonly<Record<string, GraphDescription>>;
+  /** The graphs for a GPU, for a package that has them. */
+  readonly deviceGraphs?: Readonly<Record<string, GraphDescription>>;
   /** Absolute folder of the package. */
   readonly folder: string;
   /** Provenance and measured quality, verbatim from the manifest. */

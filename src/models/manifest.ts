@@ -8,7 +8,7 @@ import { Value } from 'typebox/value';
 export const FORMAT = 'ponder-serve/1';
 export const FAMILIES = ['universal-transformer', 'adaptive-span'] as const;
 export const TASKS = ['score', 'translate'] as const;
-export const PRECISIONS = ['int8', 'float32'] as const;
+export const PRECISIONS = ['int8', 'float32', 'float16'] as const;
 
 /** A manifest describes graphs and hashes; a megabyte is already a hundred times the usual. */
 export const MANIFEST_BYTES_MAX = 1_048_576;
@@ -29,7 +29,7 @@ const TokenId = Type.Integer({ minimum: 0, maximum: 2 ** 31 - 1 });
 const Free = Type.Record(Type.String(), Type.Unknown());
 
 const Tensor = Strict({
-  type: OneOf(['float32', 'int32', 'int64', 'bool', 'uint8']),
+  type: OneOf(['float32', 'float16', 'int32', 'int64', 'bool', 'uint8']),
   dims: Type.Array(Type.Union([Count, Type.String({ minLength: 1 })]), { maxItems: 8 }),
 });
 const Graph = Strict({
@@ -45,7 +45,12 @@ const COMMON = {
   name: Type.String({ pattern: MODEL_NAME }),
   language: Type.String({ minLength: 1 }),
   parameters: Count,
-  precisions: Strict({ int8: Type.Optional(Graphs), float32: Type.Optional(Graphs) }),
+  precisions: Strict({
+    int8: Type.Optional(Graphs),
+    float32: Type.Optional(Graphs),
+    /** For a GPU: other graphs than the CPU's, since the rows of a step stay on the device. */
+    float16: Type.Optional(Graphs),
+  }),
   provenance: Free,
   quality: Free,
   files: Named(

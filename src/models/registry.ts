@@ -90,6 +90,7 @@ export function describe({ folder, manifest, createdAtUnix }: ModelPackage, prec
     vocabularySize: manifest.dimensions.vocab,
     parameters: manifest.parameters,
     graphs,
+    ...(manifest.precisions.float16 === undefined ? {} : { deviceGraphs: manifest.precisions.float16 }),
     folder,
     provenance: manifest.provenance,
     quality: manifest.quality,

@@ -5,10 +5,10 @@
  * Every object here has one owner, who calls `release` once; a released object throws when used.
  */
 
-export type ElementType = 'float32' | 'int32' | 'int64' | 'bool' | 'uint8';
+export type ElementType = 'float32' | 'float16' | 'int32' | 'int64' | 'bool' | 'uint8';
 
-/** What holds the elements of a tensor on the host. */
-export type HostArray = Float32Array | Int32Array | BigInt64Array | Uint8Array;
+/** What holds the elements of a tensor on the host; those of float16 as their bits. */
+export type HostArray = Float32Array | Uint16Array | Int32Array | BigInt64Array | Uint8Array;
 
 export interface TensorSpec {
   readonly type: ElementType;
@@ -65,6 +65,8 @@ export function hostArray(type: ElementType, capacity: number): HostArray {
   switch (type) {
     case 'float32':
       return new Float32Array(capacity);
+    case 'float16':
+      return new Uint16Array(capacity);
     case 'int32':
       return new Int32Array(capacity);
     case 'int64':

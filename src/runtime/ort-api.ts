@@ -44,6 +44,13 @@ const SIGNATURES = {
   disablePerSessionThreads: [120, 'void *f(void *options)'],
   createThreadingOptions: [121, 'void *f(void *out)'],
   runWithBinding: [133, 'void *f(void *session, void *runOptions, void *binding)'],
+  createMemoryInfo: [68, 'void *f(const char *name, int allocatorType, int id, int memoryType, void *out)'],
+  createRunOptions: [39, 'void *f(void *out)'],
+  addRunConfigEntry: [165, 'void *f(void *options, const char *key, const char *value)'],
+  appendCudaProvider: [204, 'void *f(void *options, void *cuda)'],
+  createCudaOptions: [205, 'void *f(void *out)'],
+  updateCudaOptions: [206, 'void *f(void *options, const char **keys, const char **values, size_t count)'],
+  registerCustomOps: [228, 'void *f(void *options, const char *file)'],
   createIoBinding: [134, 'void *f(void *session, void *out)'],
   bindInput: [136, 'void *f(void *binding, const char *name, void *value)'],
   bindOutput: [137, 'void *f(void *binding, const char *name, void *value)'],
@@ -62,9 +69,12 @@ const RELEASES = {
   releaseSessionOptions: 100,
   releaseThreadingOptions: 122,
   releaseIoBinding: 135,
+  releaseRunOptions: 97,
+  releaseCudaOptions: 208,
 } as const;
 
-type Call = (...args: (Pointer | number | string | NodeJS.ArrayBufferView | null)[]) => void;
+type Argument = Pointer | number | string | readonly string[] | NodeJS.ArrayBufferView | null;
+type Call = (...args: Argument[]) => void;
 export type OrtApi = { readonly [name in keyof typeof SIGNATURES]: Call } & {
   readonly [name in keyof typeof RELEASES]: (pointer: Pointer) => void;
 } & {
@@ -74,9 +84,10 @@ export type OrtApi = { readonly [name in keyof typeof SIGNATURES]: Call } & {
 
 let loaded: OrtApi | null = null;
 // When the library object is collected every function pointer dangles, so it is held for the life of the process.
-let library: unknown = null;
+const held: unknown[] = [];
 
-function libraryFile(): string {
+/** Where onnxruntime-node keeps the library. Throws RuntimeFailure on a platform that it does not ship for. */
+export function ortLibraryFile(): string {
   const require = createRequire(import.meta.url);
   const folder = path.join(path.dirname(require.resolve('onnxruntime-node/package.json')), 'bin', 'napi-v6');
   const name = { linux: 'libonnxruntime.so.1', darwin: 'libonnxruntime.1.dylib', win32: 'onnxruntime.dll' }[
@@ -91,11 +102,11 @@ function libraryFile(): string {
 export function ortApi(): OrtApi {
   if (loaded !== null) return loaded;
   koffi.config({ sync_stack_size: NATIVE_STACK_BYTES, async_stack_size: NATIVE_STACK_BYTES });
-  const file = libraryFile();
+  const file = ortLibraryFile();
   let base: Pointer;
   try {
     const lib = koffi.load(file);
-    library = lib;
+    held.push(lib);
     base = lib.func('void *OrtGetApiBase()')() as Pointer;
   } catch (error) {
     throw new RuntimeFailure('ort-capi', `${(error as Error).message}; run npm ci again, or use --backend ort-node`);
@@ -130,9 +141,4 @@ let prototypes = 0;
 /** koffi wants a name of its own for every prototype of a process; workers share the registry. */
 function koffiName(signature: string): string {
   return signature.replace(' *f(', ` *Ort${++prototypes}(`).replace('void f(', `void Ort${++prototypes}(`);
-}
-
-/** Keeps the library reachable (see above) and tells tests whether it was loaded. */
-export function libraryLoaded(): boolean {
-  return library !== null;
 }

@@ -25,7 +25,7 @@ export class StubWorker implements EngineWorker {
   }
 
   ready(): void {
-    this.post({ type: 'ready', device: 'cpu', backend: 'stub', threads: 3 });
+    this.post({ type: 'ready', device: 'cpu', deviceReason: 'a stub', backend: 'stub', threads: 3 });
   }
 
   /** Ends, with an error unless it is null. */

@@ -10,6 +10,7 @@ export function stageReport(changes: Partial<StageTelemetry> = {}): EngineTeleme
     hostSeconds: 0.01,
     activeRows: 20,
     renewedRows: 6,
+    paddedRows: 3,
     keysUseful: 100,
     keysComputed: 130,
     rowsPerStep: [8, 6, 4, 2],

@@ -17,12 +17,13 @@ export function infoRoutes(app: App, { config, engine }: AppDeps, models: ModelT
       },
     },
     async () => {
-      const { state, device, backend, threads, restarts } = engine.info();
+      const { state, device, deviceReason, backend, threads, restarts } = engine.info();
       return {
         name: 'ponder-serve',
         version: VERSION,
         state,
         device,
+        device_reason: deviceReason,
         backend,
         threads,
         engine_restarts: restarts,

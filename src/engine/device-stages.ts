@@ -1,0 +1,66 @@
+/** What of the engine runs on a GPU: which device, and the stages of the models that have graphs for one. */
+import { openScoringGraphs, ResidentScoring } from '../families/resident-scoring.js';
+import type { ModelDescription } from '../models/description.js';
+import type { Device } from '../runtime/device.js';
+import { openOrtCuda } from '../runtime/ort-cuda.js';
+import { ResidentScoreStage } from './resident-score-stage.js';
+import type { Stage } from './stage.js';
+
+export interface DeviceSetup {
+  /** auto, cpu or cuda:N */
+  readonly device: string;
+  readonly threads: number;
+  readonly spin: boolean;
+  readonly rowsMax: number;
+  readonly lanesMax: number;
+  readonly slotsMax: number;
+  readonly cohorts: number;
+  readonly stepsMax: number;
+}
+
+export interface OpenedDevice {
+  readonly device: Device | null;
+  /** Why it is this one, or why the CPU is used. */
+  readonly reason: string;
+}
+
+/** Never throws: without a device that works the CPU serves, and the reason is told. */
+export function openDevice(setup: DeviceSetup | undefined): OpenedDevice {
+  if (setup === undefined || setup.device === 'cpu') return { device: null, reason: 'the CPU, as --device says' };
+  const wanted = /^cuda:(\d+)$/.exec(setup.device);
+  try {
+    const { threads, spin } = setup;
+    const device = openOrtCuda({ threads, spin, deviceId: Number(wanted?.[1] ?? 0), nativeOperators: true });
+    return { device, reason: `${device.device}, ${device.name}${wanted === null ? ', chosen automatically' : ''}` };
+  } catch (error) {
+    return { device: null, reason: `the CPU, since CUDA can't be used: ${(error as Error).message}` };
+  }
+}
+
+export interface Opened {
+  readonly stage: Stage;
+  readonly release: () => void;
+}
+
+/** Rows up to which a step takes the time of one row: measured, README of export/cuda. */
+const FLAT_ROWS = 512;
+/** Positions whose log-probabilities one launch computes. */
+const FINISH_ROWS_MAX = 4096;
+
+/** The stages of a model on the device; null: it has no graphs for one, and runs on the CPU. Throws RuntimeFailure. */
+export function openOnDevice(device: Device, model: ModelDescription, setup: DeviceSetup): Opened[] | null {
+  if (model.deviceGraphs === undefined || model.task !== 'score') return null;
+  const { rowsMax, lanesMax, slotsMax, stepsMax, cohorts } = setup;
+  const limits = { rowsMax, lanesMax, slotsMax, stepsMax, finishRowsMax: FINISH_ROWS_MAX, flatRows: FLAT_ROWS };
+  const graphs = openScoringGraphs(device, model);
+  const families = Array.from({ length: cohorts }, () => {
+    return new ResidentScoring(device, graphs, model, { ...limits, causal: true });
+  });
+  const stage = new ResidentScoreStage({ id: model.id, maxSteps: model.maxSteps, families }, limits);
+  const release = () => {
+    device.synchronise();
+    for (const family of families) family.release();
+    for (const graph of Object.values(graphs)) graph.release();
+  };
+  return [{ stage, release }];
+}

@@ -1,0 +1,166 @@
+/**
+ * Scoring on a device. Lanes form cohorts that take turns: while the device runs the launch of one, the host reads and plans the other, so
+ * neither waits for the other as long as a step takes longer than its plan.
+ *
+ *   device   | cohort 0: step 4 | cohort 1: step 9 | cohort 0: step 5 | ...
+ *   host              | read 1, plan 1 | read 0, plan 0 | ...
+ */
+import type { LaunchingFamily } from '../families/resident-scoring.js';
+import { HaltingCounts } from '../scheduler/halting-counts.js';
+import { HaltingHistory } from '../scheduler/halting-history.js';
+import { type Expired, LaneQueue, type TimeLimits } from '../scheduler/lane-queue.js';
+import { type ResidentLimits, type ResidentPlan, ResidentScheduler } from '../scheduler/resident-scheduler.js';
+import type { Job, ScoreWindowResult, StageTelemetry } from './protocol.js';
+import { type Stage, StageCounter, type StageGauges, type StageMessage, type StageTurn } from './stage.js';
+
+export interface ResidentScoreModel {
+  readonly id: string;
+  readonly maxSteps: number;
+  /** One a cohort. */
+  readonly families: readonly LaunchingFamily[];
+}
+
+interface Cohort {
+  readonly scheduler: ResidentScheduler;
+  readonly family: LaunchingFamily;
+  /** The launch under way. */
+  plan: ResidentPlan | null;
+  /** Jobs aborted since: their rows can only be dropped between launches. */
+  aborted: number[];
+}
+
+export class ResidentScoreStage implements Stage {
+  readonly kind = 'score';
+  readonly model: string;
+  private readonly queue = new LaneQueue();
+  private readonly cohorts: readonly Cohort[];
+  private readonly history: HaltingHistory;
+  private readonly counter: StageCounter;
+  private halting: HaltingCounts;
+  private next = 0;
+
+  constructor(
+    { id, maxSteps, families }: ResidentScoreModel,
+    private readonly limits: ResidentLimits,
+  ) {
+    this.model = id;
+    this.history = new HaltingHistory(maxSteps);
+    this.halting = new HaltingCounts(maxSteps);
+    this.counter = new StageCounter(id, 'score');
+    this.cohorts = families.map((family) => {
+      return { scheduler: new ResidentScheduler(limits, this.queue, this.history), family, plan: null, aborted: [] };
+    });
+  }
+
+  submit(job: Job, timeLimits: TimeLimits): number {
+    if (job.kind !== 'score') throw new Error(`a scoring stage got a job to ${job.kind}`);
+    const { id, windows, topLogprobs, budget } = job;
+    const lanes = windows.map(({ ids, scoreFrom }, index) => {
+      return { jobId: id, index, ids, scoreFrom, topCount: topLogprobs, budget };
+    });
+    this.cohorts[0]?.scheduler.check(lanes);
+    this.queue.submit(id, lanes, timeLimits);
+    return lanes.length;
+  }
+
+  abort(jobId: number): void {
+    this.queue.abort(jobId);
+    for (const cohort of this.cohorts) {
+      cohort.aborted.push(jobId);
+      if (cohort.plan === null) drop(cohort);
+    }
+  }
+
+  expire(nowMs: number): readonly Expired[] {
+    const expired = this.queue.overdue(nowMs);
+    for (const { jobId } of expired) this.abort(jobId);
+    return expired;
+  }
+
+  settle(jobId: number): void {
+    this.queue.settle(jobId);
+  }
+
+  /** One cohort's turn: what its launch gave is read, and its next launch enqueued. */
+  async turn(now: () => number): Promise<StageTurn | null> {
+    for (let tried = 0; tried < this.cohorts.length; tried++) {
+      const cohort = this.cohorts[this.next] as Cohort;
+      this.next = (this.next + 1) % this.cohorts.length;
+      const turn = this.turnOf(cohort, now);
+      if (turn !== null) return turn;
+    }
+    return null;
+  }
+
+  private turnOf(cohort: Cohort, now: () => number): StageTurn | null {
+    const { scheduler, family } = cohort;
+    const startMs = now();
+    let waitedMs = 0;
+    let deviceMs = 0;
+    let messages: StageMessage[] = [];
+    const done = cohort.plan;
+    if (done !== null) {
+      const result = family.fetch(done);
+      waitedMs = now() - startMs;
+      deviceMs = result.deviceMs;
+      scheduler.apply(done, result.progress);
+      cohort.plan = null;
+      messages = done.finish.map(({ request }, i) =>
+        this.messageOf(request.jobId, request.index, result.finished[i] as ScoreWindowResult),
+      );
+      let active = done.activeRows;
+      for (const { activeRows, renewedRows } of result.progress) {
+        this.counter.step(active, renewedRows, { keysUseful: 0, keysComputed: 0 });
+        active = activeRows;
+      }
+    }
+    drop(cohort);
+    const plan = scheduler.schedule();
+    if (plan !== null) {
+      family.enqueue(plan);
+      cohort.plan = plan;
+    }
+    if (done === null && plan === null) return null;
+    this.counter.padded(family.takePadded());
+    this.counter.time(deviceMs, now() - startMs - waitedMs);
+    return { started: plan?.begin.map(({ request }) => request.jobId) ?? [], messages };
+  }
+
+  private messageOf(jobId: number, index: number, result: ScoreWindowResult): StageMessage {
+    this.history.add(result.depths);
+    result.depths.forEach((depth, i) => {
+      this.halting.add(depth, result.remainders[i] as number);
+    });
+    const arrays = [result.logprobs, result.depths, result.remainders, result.topIds, result.topLogprobs];
+    return {
+      jobId,
+      message: { type: 'window', jobId, index, result },
+      transfer: arrays.map(({ buffer }) => buffer as ArrayBuffer),
+      completesPart: true,
+    };
+  }
+
+  gauges(): StageGauges {
+    const sum = (of: 'lanesRunning' | 'slotsUsed') =>
+      this.cohorts.reduce((total, { scheduler }) => total + scheduler[of], 0);
+    return {
+      lanesWaiting: this.queue.lanes,
+      lanesRunning: sum('lanesRunning'),
+      slotsUsed: sum('slotsUsed'),
+      slotsTotal: this.limits.slotsMax * this.cohorts.length,
+      cacheRowsUsed: 0,
+      cacheRowsTotal: 0,
+    };
+  }
+
+  telemetry(): readonly StageTelemetry[] {
+    const { atStep, remainderTenths, remainderSum } = this.halting;
+    this.halting = new HaltingCounts(atStep.length - 1);
+    return [this.counter.take({ haltedAtStep: atStep, remainderTenths, remainderSum })];
+  }
+}
+
+function drop(cohort: Cohort): void {
+  for (const jobId of cohort.aborted) cohort.family.drop(cohort.scheduler.abort(jobId));
+  cohort.aborted = [];
+}

@@ -1,0 +1,307 @@
+/**
+ * A recurrent stack whose state, rows and halting stay on the device (export/cuda/kernels.h, export/universal_transformer_cuda.py). What the host
+ * sends is which rows begin; what comes back of a step is a count of running rows a lane. Launches are captured for buckets of rows.
+ *
+ *   slots, one a position:  state [d]  accumulator [d]  halting sum  key [d]  value [d]  depth  remainder     (+ 1 scrap row for padding)
+ *   table:                  active rows in front, padding behind; renewed rows in a table of their own
+ */
+import { RuntimeFailure } from '../runtime/backend.js';
+import type { BoundRun, Device, DeviceBuffer, DeviceGraph, PinnedArray, Sequence, View } from '../runtime/device.js';
+import type {
+  ResidentLane,
+  ResidentLimits,
+  ResidentPlan,
+  RowRange,
+  StepProgress,
+} from '../scheduler/resident-scheduler.js';
+import { bucketFor, renewedBuckets, rowBuckets } from './row-buckets.js';
+
+/** Columns of the row table: slot, cache row, position, step, first key, visible keys, lane, limits. */
+export const ROW_FIELDS = 8;
+/** Queries of one tile of attention, lanes that a step can tell apart, and what its report holds before a count a lane: kernels.h. */
+export const TILE_ROWS = 64;
+export const LANES_MAX = 1024;
+const PROGRESS_HEAD = 4;
+const PROGRESS = PROGRESS_HEAD + LANES_MAX;
+
+export interface ResidentGraphs {
+  readonly begin: DeviceGraph;
+  readonly tile: DeviceGraph;
+  readonly step: DeviceGraph;
+}
+
+export interface ResidentSizes extends ResidentLimits {
+  /** Positions see those before them only. */
+  readonly causal: boolean;
+}
+
+export class ResidentStack {
+  readonly width: number;
+  readonly slots: number;
+  readonly accumulator: DeviceBuffer;
+  readonly depths: DeviceBuffer;
+  readonly remainders: DeviceBuffer;
+  /** Rows computed as padding since the last call of `takePadded`. */
+  private padded = 0;
+  private readonly buckets: readonly number[];
+  private readonly buffers: Readonly<Record<string, DeviceBuffer>>;
+  private readonly beginRows: PinnedArray<Int32Array>;
+  private readonly beginIds: PinnedArray<Int32Array>;
+  private readonly beginThresholds: PinnedArray<Float32Array>;
+  private readonly progress: PinnedArray<Int32Array>;
+  private readonly runs: BoundRun[] = [];
+  private readonly sequences = new Map<string, Sequence>();
+
+  constructor(
+    private readonly device: Device,
+    private readonly graphs: ResidentGraphs,
+    private readonly sizes: ResidentSizes,
+  ) {
+    const { rowsMax, slotsMax, stepsMax, lanesMax } = sizes;
+    if (lanesMax > LANES_MAX)
+      throw new RangeError(`${lanesMax} lanes exceed the ${LANES_MAX} that a step can tell apart`);
+    const d = graphs.step.inputs.state?.dims[1];
+    if (typeof d !== 'number') throw new RuntimeFailure('open', 'the step graph has no fixed width');
+    this.width = d;
+    this.slots = slotsMax + 1;
+    this.buckets = rowBuckets(rowsMax);
+    const { slots } = this;
+    this.accumulator = device.buffer('float32', slots * d);
+    this.depths = device.buffer('int32', slots);
+    this.remainders = device.buffer('float32', slots);
+    this.buffers = {
+      state: device.buffer('float32', slots * d),
+      halting: device.buffer('float32', slots),
+      keys: device.buffer('float16', slots * d),
+      values: device.buffer('float16', slots * d),
+      active: device.buffer('int32', rowsMax * ROW_FIELDS),
+      threshold: device.buffer('float32', rowsMax),
+      renewed: device.buffer('int32', rowsMax * ROW_FIELDS),
+      tiles: device.buffer('int32', 2 * tilesOf(rowsMax, lanesMax)),
+      keyIndex: device.buffer('int32', slots),
+      progress: device.buffer('int32', PROGRESS),
+      beginRows: device.buffer('int32', rowsMax * ROW_FIELDS),
+      beginIds: device.buffer('int32', rowsMax),
+    };
+    this.beginRows = device.int32(Math.max(slots, rowsMax * ROW_FIELDS));
+    this.beginIds = device.int32(rowsMax);
+    this.beginThresholds = device.float32(rowsMax);
+    this.progress = device.int32(PROGRESS * stepsMax);
+    this.capture();
+  }
+
+  /** Pools hold numbers from the start, tables hold padding, and position i's key is row i. */
+  private clear(): void {
+    const { device, buffers } = this;
+    for (const buffer of [this.accumulator, this.depths, this.remainders, ...Object.values(buffers)])
+      device.fill(buffer, 0);
+    for (const name of ['active', 'renewed', 'beginRows']) device.fill(this.buffer(name), 0xff);
+    const identity = this.beginRows.data;
+    for (let i = 0; i < this.slots; i++) identity[i] = i;
+    device.upload(this.beginRows, this.buffer('keyIndex'), 0, this.slots);
+    device.synchronise();
+    identity.fill(-1);
+  }
+
+  private buffer(name: string): DeviceBuffer {
+    return this.buffers[name] as DeviceBuffer;
+  }
+
+  private view(name: string, ...dims: number[]): View {
+    return { buffer: this.buffer(name), dims };
+  }
+
+  /** Captures every launch that a plan may ask for: a second or two, before the server is ready. */
+  private capture(): void {
+    this.clear();
+    for (const rows of this.buckets) {
+      this.captureBegin(rows);
+      this.captureTile(rows);
+      for (const renewed of renewedBuckets(rows, this.sizes.rowsMax)) this.captureStep(rows, renewed);
+    }
+    this.clear();
+  }
+
+  private add(key: string, run: BoundRun, around: (run: BoundRun) => void = (one) => one.enqueue()): void {
+    this.runs.push(run);
+    // Once for real, on padding: the runtime takes its memory and chooses its kernels, which it can't while a run is captured.
+    around(run);
+    this.device.synchronise();
+    this.sequences.set(
+      key,
+      this.device.capture(() => around(run)),
+    );
+  }
+
+  private launch(key: string): void {
+    const sequence = this.sequences.get(key);
+    if (sequence === undefined) throw new Error(`no launch was captured for ${key}`);
+    sequence.launch();
+  }
+
+  private captureBegin(rows: number): void {
+    const d = this.width;
+    const pools = {
+      state: this.view('state', this.slots, d),
+      accumulator: { buffer: this.accumulator, dims: [this.slots, d] },
+      halting: this.view('halting', this.slots, 1),
+    };
+    this.add(
+      `begin ${rows}`,
+      this.graphs.begin.bind(
+        { ...pools, rows: this.view('beginRows', rows, ROW_FIELDS), ids: this.view('beginIds', rows) },
+        { state_out: pools.state, accumulator_out: pools.accumulator, halting_out: pools.halting },
+      ),
+      (run) => {
+        this.device.upload(this.beginRows, this.buffer('beginRows'), 0, rows * ROW_FIELDS);
+        this.device.upload(this.beginIds, this.buffer('beginIds'), 0, rows);
+        run.enqueue();
+      },
+    );
+  }
+
+  private tileTable(): View {
+    return this.view('tiles', tilesOf(this.sizes.rowsMax, this.sizes.lanesMax), 2);
+  }
+
+  private captureTile(rows: number): void {
+    this.add(
+      `tile ${rows}`,
+      this.graphs.tile.bind(
+        { active: this.view('active', rows, ROW_FIELDS), tile_table: this.tileTable() },
+        { tiles_out: this.tileTable(), progress: this.view('progress', PROGRESS) },
+      ),
+    );
+  }
+
+  private captureStep(rows: number, renewed: number): void {
+    const { slots, width: d, sizes } = this;
+    const state = this.view('state', slots, d);
+    const accumulator = { buffer: this.accumulator, dims: [slots, d] };
+    const halting = this.view('halting', slots, 1);
+    const keys = this.view('keys', slots, d);
+    const values = this.view('values', slots, d);
+    const active = this.view('active', rows, ROW_FIELDS);
+    const threshold = this.view('threshold', rows, 1);
+    const table = this.view('renewed', sizes.rowsMax, ROW_FIELDS);
+    const depths = { buffer: this.depths, dims: [slots] };
+    const remainders = { buffer: this.remainders, dims: [slots] };
+    this.add(
+      `step ${rows} ${renewed}`,
+      this.graphs.step.bind(
+        {
+          ...{ state, accumulator, halting, keys, values, active, threshold, depths, remainders },
+          renewed: this.view('renewed', renewed, ROW_FIELDS),
+          tiles: this.view('tiles', tilesOf(rows, sizes.lanesMax), 2),
+          key_index: this.view('keyIndex', slots),
+          renewed_table: table,
+          tile_table: this.tileTable(),
+        },
+        {
+          ...{
+            state_out: state,
+            accumulator_out: accumulator,
+            halting_out: halting,
+            keys_out: keys,
+            values_out: values,
+          },
+          active_out: active,
+          threshold_out: threshold,
+          renewed_out: table,
+          tiles_out: this.tileTable(),
+          depths_out: depths,
+          remainders_out: remainders,
+          progress: this.view('progress', PROGRESS),
+        },
+      ),
+    );
+  }
+
+  /** Enqueues what a plan begins and its steps; `fillIds` writes the token ids of a lane's positions. */
+  enqueue(plan: ResidentPlan, fillIds: (lane: ResidentLane, ids: Int32Array, from: number) => void): void {
+    const rows = bucketFor(this.buckets, plan.activeRows);
+    if (plan.begin.length > 0) this.enqueueBegin(plan, rows, fillIds);
+    if (plan.steps === 0) return;
+    // After the first step of several, any running row may have to be renewed.
+    const renewedRows = plan.steps > 1 ? Math.max(plan.renewedRows, plan.activeRows) : plan.renewedRows;
+    const renewed = bucketFor(renewedBuckets(rows, this.sizes.rowsMax), renewedRows);
+    for (let i = 0; i < plan.steps; i++) {
+      this.launch(`step ${rows} ${renewed}`);
+      this.device.download(this.buffer('progress'), this.progress, i * PROGRESS, PROGRESS_HEAD + this.sizes.lanesMax);
+    }
+    this.padded += rows - plan.activeRows;
+  }
+
+  private enqueueBegin(
+    { begin, rowsBefore, activeRows }: ResidentPlan,
+    rows: number,
+    fillIds: (lane: ResidentLane, ids: Int32Array, from: number) => void,
+  ): void {
+    const count = activeRows - rowsBefore;
+    const bucket = bucketFor(this.buckets, count);
+    const table = this.beginRows.data;
+    let row = 0;
+    for (const lane of begin) {
+      const { maxSteps, minSteps, threshold } = lane.request.budget;
+      fillIds(lane, this.beginIds.data, row);
+      this.beginThresholds.data.fill(threshold, row, row + lane.length);
+      for (let position = 0; position < lane.length; position++, row++) {
+        const at = row * ROW_FIELDS;
+        table[at] = lane.base + position;
+        table[at + 1] = lane.base + position;
+        table[at + 2] = position;
+        table[at + 3] = 1;
+        table[at + 4] = lane.base;
+        table[at + 5] = this.sizes.causal ? position + 1 : lane.length;
+        table[at + 6] = lane.id;
+        table[at + 7] = maxSteps * 256 + minSteps;
+      }
+    }
+    table.fill(-1, row * ROW_FIELDS, bucket * ROW_FIELDS);
+    this.launch(`begin ${bucket}`);
+    this.device.upload(this.beginRows, this.buffer('active'), rowsBefore * ROW_FIELDS, count * ROW_FIELDS);
+    this.device.upload(this.beginThresholds, this.buffer('threshold'), rowsBefore, count);
+    this.launch(`tile ${rows}`);
+  }
+
+  /** The progress of each step of the last launch, which the device has passed. Valid until the next. */
+  progressOf(plan: ResidentPlan): StepProgress[] {
+    return Array.from({ length: plan.steps }, (_, i) => {
+      const step = this.progress.data.subarray(i * PROGRESS, (i + 1) * PROGRESS);
+      return {
+        activeRows: step[0] as number,
+        renewedRows: step[1] as number,
+        rowsOfLane: step.subarray(PROGRESS_HEAD),
+      };
+    });
+  }
+
+  /** Makes padding of rows of the table; no launch is under way. */
+  drop(ranges: readonly RowRange[]): void {
+    if (ranges.length === 0) return;
+    const longest = Math.max(...ranges.map(({ count }) => count));
+    this.beginRows.data.fill(-1, 0, longest * ROW_FIELDS);
+    for (const { first, count } of ranges)
+      this.device.upload(this.beginRows, this.buffer('active'), first * ROW_FIELDS, count * ROW_FIELDS);
+    this.device.synchronise();
+  }
+
+  takePadded(): number {
+    const { padded } = this;
+    this.padded = 0;
+    return padded;
+  }
+
+  release(): void {
+    for (const sequence of this.sequences.values()) sequence.release();
+    for (const run of this.runs) run.release();
+    const pinned = [this.beginRows, this.beginIds, this.beginThresholds, this.progress];
+    for (const memory of [...pinned, this.accumulator, this.depths, this.remainders, ...Object.values(this.buffers)])
+      memory.release();
+  }
+}
+
+/** Tiles that `rows` rows of at most `lanes` lanes can need. */
+function tilesOf(rows: number, lanes: number): number {
+  return Math.min(rows, Math.ceil(rows / TILE_ROWS) + lanes);
+}

@@ -1,0 +1,85 @@
+/**
+ * The CUDA runtime as typed functions, from the library that ONNX Runtime's CUDA provider needs anyway. Every call that fails throws a
+ * RuntimeFailure with CUDA's own words. Nothing is loaded before the first call of `cudaApi`.
+ */
+import koffi from 'koffi';
+import { RuntimeFailure } from './backend.js';
+import type { Pointer } from './ort-api.js';
+
+/** name: C parameters; every function returns a cudaError_t. */
+const SIGNATURES = {
+  cudaGetDeviceCount: 'void *count',
+  cudaSetDevice: 'int device',
+  cudaGetDeviceProperties: 'void *properties, int device',
+  cudaDriverGetVersion: 'void *version',
+  cudaMemGetInfo: 'void *free, void *total',
+  cudaMalloc: 'void *out, size_t bytes',
+  cudaFree: 'void *pointer',
+  cudaHostAlloc: 'void *out, size_t bytes, unsigned int flags',
+  cudaFreeHost: 'void *pointer',
+  cudaMemcpyAsync: 'void *to, void *from, size_t bytes, int kind, void *stream',
+  cudaMemsetAsync: 'void *pointer, int value, size_t bytes, void *stream',
+  cudaStreamCreateWithFlags: 'void *out, unsigned int flags',
+  cudaStreamDestroy: 'void *stream',
+  cudaStreamSynchronize: 'void *stream',
+  cudaStreamBeginCapture: 'void *stream, int mode',
+  cudaStreamEndCapture: 'void *stream, void *out',
+  cudaGraphInstantiate: 'void *out, void *graph, uint64_t flags',
+  cudaGraphLaunch: 'void *executable, void *stream',
+  cudaGraphDestroy: 'void *graph',
+  cudaGraphExecDestroy: 'void *executable',
+  cudaEventCreateWithFlags: 'void *out, unsigned int flags',
+  cudaEventRecord: 'void *event, void *stream',
+  cudaEventSynchronize: 'void *event',
+  cudaEventElapsedTime: 'void *milliseconds, void *began, void *ended',
+  cudaEventDestroy: 'void *event',
+} as const;
+
+type Argument = Pointer | number | NodeJS.ArrayBufferView | null;
+export type CudaApi = { readonly [name in keyof typeof SIGNATURES]: (...args: Argument[]) => void };
+
+const LIBRARIES = ['libcudart.so.13', '/usr/local/cuda/lib64/libcudart.so.13'];
+
+let loaded: CudaApi | null = null;
+
+/** Throws RuntimeFailure when there is no CUDA runtime of version 13 to load. */
+export function cudaApi(): CudaApi {
+  if (loaded !== null) return loaded;
+  const library = openFirst(LIBRARIES);
+  const message = library.func('const char *cudaGetErrorString(int error)') as (error: number) => string;
+  const api: Record<string, unknown> = {};
+  for (const [name, parameters] of Object.entries(SIGNATURES)) {
+    const call = library.func(`int ${name}(${parameters})`) as (...args: Argument[]) => number;
+    api[name] = (...args: Argument[]) => {
+      const error = call(...args);
+      if (error !== 0) throw new RuntimeFailure(name, `${message(error)} (CUDA error ${error})`);
+    };
+  }
+  loaded = api as CudaApi;
+  return loaded;
+}
+
+function openFirst(files: readonly string[]): ReturnType<typeof koffi.load> {
+  const reasons: string[] = [];
+  for (const file of files) {
+    try {
+      return koffi.load(file);
+    } catch (error) {
+      reasons.push((error as Error).message);
+    }
+  }
+  throw new RuntimeFailure('cuda', `no CUDA runtime: ${reasons.join('; ')}`);
+}
+
+/** Name and memory of each device that CUDA sees. */
+export function cudaDevices(): readonly string[] {
+  const api = cudaApi();
+  const count = new Int32Array(1);
+  api.cudaGetDeviceCount(count);
+  return Array.from({ length: count[0] as number }, (_, device) => {
+    // cudaDeviceProp begins with its name; it has about 1 KiB in all, more in later versions.
+    const properties = Buffer.alloc(8192);
+    api.cudaGetDeviceProperties(properties, device);
+    return properties.toString('latin1', 0, properties.indexOf(0));
+  });
+}

@@ -1,0 +1,87 @@
+/**
+ * A device whose memory the host does not see: work is enqueued on its one stream, in order, and the host waits only where it asks for a
+ * result. `ort-cuda.ts` implements it; tests emulate it on the CPU.
+ *
+ * Every object has one owner, who calls `release` once.
+ */
+import type { ElementType, HostArray, TensorSpec } from './backend.js';
+
+/** Memory of the device. */
+export interface DeviceBuffer {
+  readonly type: ElementType;
+  /** In elements. */
+  readonly capacity: number;
+  release(): void;
+}
+
+/** Memory of the host that the device copies from and to without the host waiting. */
+export interface PinnedArray<Data extends HostArray = HostArray> {
+  readonly data: Data;
+  release(): void;
+}
+
+/** A part of a buffer under a shape; `start` in elements. */
+export interface View {
+  readonly buffer: DeviceBuffer;
+  readonly dims: readonly number[];
+  readonly start?: number;
+}
+
+/** A graph with its inputs and outputs bound: shapes and addresses are fixed, so that it can be captured. */
+export interface BoundRun {
+  enqueue(): void;
+  release(): void;
+}
+
+export interface DeviceGraph {
+  readonly inputs: Readonly<Record<string, TensorSpec>>;
+  readonly outputs: Readonly<Record<string, TensorSpec>>;
+  /** A buffer bound as input and output is changed in place. Throws RuntimeFailure naming what is missing. */
+  bind(inputs: Readonly<Record<string, View>>, outputs: Readonly<Record<string, View>>): BoundRun;
+  release(): void;
+}
+
+/** Work that was captured once and is launched as one. */
+export interface Sequence {
+  launch(): void;
+  release(): void;
+}
+
+/** A point in the stream. */
+export interface Marker {
+  /** Everything enqueued so far comes before it. */
+  record(): void;
+  /** Blocks until the device has passed it. */
+  wait(): void;
+  /** Milliseconds of the device from another recorded marker to this one; both must have been passed. */
+  since(earlier: Marker): number;
+  release(): void;
+}
+
+export interface DeviceMemory {
+  readonly usedBytes: number;
+  readonly totalBytes: number;
+}
+
+export interface Device {
+  readonly name: string;
+  /** As in `--device`: cuda:0. */
+  readonly device: string;
+  open(file: string): DeviceGraph;
+  buffer(type: ElementType, capacity: number): DeviceBuffer;
+  int32(capacity: number): PinnedArray<Int32Array>;
+  float32(capacity: number): PinnedArray<Float32Array>;
+  /** Sets every byte of a buffer. */
+  fill(buffer: DeviceBuffer, byte: number): void;
+  /** Copies `count` elements; the array must not change until the device has passed. */
+  upload(from: PinnedArray, to: DeviceBuffer, toStart: number, count: number): void;
+  download(from: DeviceBuffer, to: PinnedArray, toStart: number, count: number): void;
+  /** Captures what `enqueue` enqueues without running it. It has run at least once before. */
+  capture(enqueue: () => void): Sequence;
+  marker(): Marker;
+  /** Blocks until everything has run. Throws RuntimeFailure when something failed. */
+  synchronise(): void;
+  memory(): DeviceMemory;
+  liveHandles(): number;
+  release(): void;
+}

@@ -1,0 +1,374 @@
+/**
+ * ONNX Runtime's CUDA provider behind `device.ts`: sessions run on a stream of ours without waiting at the end, every tensor is memory that we
+ * allocate once, and what repeats is captured in a CUDA graph. The native operators of export/cuda are registered where their library is found.
+ *
+ * Capturing happens here and not by ONNX Runtime's own option: one graph then holds copies and several runs, and a launch costs no pass through
+ * the session. A session has run once with the same shapes before, so that its arena allocates nothing while it is captured.
+ */
+import { existsSync } from 'node:fs';
+import path from 'node:path';
+import koffi from 'koffi';
+import { type ElementType, elementCount, hostArray, RuntimeFailure, type TensorSpec } from './backend.js';
+import { type CudaApi, cudaApi, cudaDevices } from './cuda-api.js';
+import type {
+  BoundRun,
+  Device,
+  DeviceBuffer,
+  DeviceGraph,
+  DeviceMemory,
+  Marker,
+  PinnedArray,
+  Sequence,
+  View,
+} from './device.js';
+import { ortLibraryFile, type Pointer } from './ort-api.js';
+import { OrtRuntime, type OrtThreads, TYPE_CODES } from './ort-runtime.js';
+
+const DEVICE_ALLOCATOR = 0;
+const MEMORY_DEFAULT = 0;
+const HOST_TO_DEVICE = 1;
+const DEVICE_TO_HOST = 2;
+/** A stream that does not wait for the default one. */
+const STREAM_NON_BLOCKING = 1;
+/** While this thread captures, others may still allocate. */
+const CAPTURE_RELAXED = 2;
+
+/** Beside libonnxruntime.so.1, where `npm run gpu:install` puts it. */
+export const NATIVE_OPERATORS = 'libponder_adaptive.so';
+export const CUDA_PROVIDER = 'libonnxruntime_providers_cuda.so';
+
+export interface OrtCudaOptions extends OrtThreads {
+  readonly deviceId: number;
+  /** Off: the graphs run on their model-local functions. */
+  readonly nativeOperators: boolean;
+}
+
+class CudaBuffer implements DeviceBuffer {
+  readonly bytesPerElement: number;
+  private pointer: Pointer | null;
+
+  constructor(
+    private readonly owner: CudaDevice,
+    readonly type: ElementType,
+    readonly capacity: number,
+  ) {
+    this.bytesPerElement = hostArray(type, 1).BYTES_PER_ELEMENT;
+    this.pointer = owner.handles.take((out) =>
+      owner.cuda.cudaMalloc(out, Math.max(16, capacity * this.bytesPerElement)),
+    );
+  }
+
+  at(element: number): Pointer {
+    if (this.pointer === null) throw new Error('a released buffer was used');
+    return this.pointer + BigInt(element * this.bytesPerElement);
+  }
+
+  release(): void {
+    if (this.pointer !== null) this.owner.handles.give(this.owner.cuda.cudaFree, this.pointer);
+    this.pointer = null;
+  }
+}
+
+class CudaPinned<Data extends Int32Array | Float32Array> implements PinnedArray<Data> {
+  readonly data: Data;
+  private readonly pointer: Pointer;
+  private released = false;
+
+  constructor(
+    private readonly owner: CudaDevice,
+    make: new (buffer: ArrayBuffer) => Data,
+    capacity: number,
+  ) {
+    const bytes = Math.max(16, capacity * 4);
+    this.pointer = owner.handles.take((out) => owner.cuda.cudaHostAlloc(out, bytes, 0));
+    this.data = new make(koffi.view(this.pointer, bytes));
+  }
+
+  get address(): Pointer {
+    if (this.released) throw new Error('a released array was used');
+    return this.pointer;
+  }
+
+  release(): void {
+    if (this.released) return;
+    this.released = true;
+    this.owner.handles.give(this.owner.cuda.cudaFreeHost, this.pointer);
+  }
+}
+
+class CudaRun implements BoundRun {
+  private readonly values: Pointer[] = [];
+  private readonly binding: Pointer;
+  private released = false;
+
+  constructor(
+    private readonly owner: CudaDevice,
+    private readonly session: Pointer,
+    graph: DeviceGraph,
+    inputs: Readonly<Record<string, View>>,
+    outputs: Readonly<Record<string, View>>,
+  ) {
+    const { handles } = owner;
+    const { api } = handles;
+    this.binding = handles.take((out) => api.createIoBinding(session, out));
+    for (const name in graph.inputs) api.bindInput(this.binding, name, this.value(name, inputs[name]));
+    for (const name in graph.outputs) api.bindOutput(this.binding, name, this.value(name, outputs[name]));
+  }
+
+  private value(name: string, view: View | undefined): Pointer {
+    if (view === undefined || !(view.buffer instanceof CudaBuffer))
+      throw new RuntimeFailure('bind', `no buffer is bound to ${name}`);
+    const { buffer, dims, start = 0 } = view;
+    const count = elementCount(dims);
+    if (start + count > buffer.capacity)
+      throw new RangeError(`${name}: ${count} elements from ${start} exceed a buffer of ${buffer.capacity}`);
+    const { handles, memoryInfo } = this.owner;
+    const shape = BigInt64Array.from(dims, BigInt);
+    const value = handles.take((out) =>
+      handles.api.createTensorWithData(
+        memoryInfo,
+        buffer.at(start),
+        count * buffer.bytesPerElement,
+        shape,
+        dims.length,
+        TYPE_CODES[buffer.type],
+        out,
+      ),
+    );
+    this.values.push(value);
+    return value;
+  }
+
+  enqueue(): void {
+    if (this.released) throw new Error('a released run was enqueued');
+    this.owner.handles.api.runWithBinding(this.session, this.owner.runOptions, this.binding);
+  }
+
+  release(): void {
+    if (this.released) return;
+    this.released = true;
+    const { handles } = this.owner;
+    handles.give(handles.api.releaseIoBinding, this.binding);
+    for (const value of this.values) handles.give(handles.api.releaseValue, value);
+  }
+}
+
+class CudaGraph implements DeviceGraph {
+  readonly inputs: Readonly<Record<string, TensorSpec>>;
+  readonly outputs: Readonly<Record<string, TensorSpec>>;
+  private released = false;
+
+  constructor(
+    private readonly owner: CudaDevice,
+    private readonly session: Pointer,
+  ) {
+    const { inputs, outputs } = owner.handles.specs(session);
+    this.inputs = inputs;
+    this.outputs = outputs;
+  }
+
+  bind(inputs: Readonly<Record<string, View>>, outputs: Readonly<Record<string, View>>): BoundRun {
+    if (this.released) throw new Error('a released graph was bound');
+    return new CudaRun(this.owner, this.session, this, inputs, outputs);
+  }
+
+  release(): void {
+    if (this.released) return;
+    this.released = true;
+    this.owner.handles.give(this.owner.handles.api.releaseSession, this.session);
+  }
+}
+
+class CudaDevice implements Device {
+  readonly name: string;
+  readonly device: string;
+  readonly handles: OrtRuntime;
+  readonly cuda: CudaApi;
+  readonly memoryInfo: Pointer;
+  readonly runOptions: Pointer;
+  private readonly stream: Pointer;
+  private readonly operators: string | null;
+
+  constructor(private readonly options: OrtCudaOptions) {
+    this.cuda = cudaApi();
+    const devices = cudaDevices();
+    const name = devices[options.deviceId];
+    if (name === undefined)
+      throw new RuntimeFailure('cuda', `there is no device ${options.deviceId}: CUDA sees ${devices.length}`);
+    this.name = name;
+    this.device = `cuda:${options.deviceId}`;
+    this.cuda.cudaSetDevice(options.deviceId);
+    this.operators = nativeOperators(options);
+    this.handles = new OrtRuntime(options);
+    const { handles, cuda } = this;
+    const { api } = handles;
+    this.stream = handles.take((out) => cuda.cudaStreamCreateWithFlags(out, STREAM_NON_BLOCKING));
+    this.memoryInfo = handles.take((out) =>
+      api.createMemoryInfo('Cuda', DEVICE_ALLOCATOR, options.deviceId, MEMORY_DEFAULT, out),
+    );
+    this.runOptions = handles.take((out) => api.createRunOptions(out));
+    // The host waits where it needs a result, not at the end of each run.
+    api.addRunConfigEntry(this.runOptions, 'disable_synchronize_execution_providers', '1');
+  }
+
+  open(file: string): DeviceGraph {
+    const session = this.handles.session(file, (options) => this.addProvider(options));
+    try {
+      return new CudaGraph(this, session);
+    } catch (error) {
+      this.handles.give(this.handles.api.releaseSession, session);
+      throw error;
+    }
+  }
+
+  private addProvider(options: Pointer): void {
+    const { handles } = this;
+    const { api } = handles;
+    if (this.operators !== null) api.registerCustomOps(options, this.operators);
+    const provider = handles.take((out) => api.createCudaOptions(out));
+    try {
+      const settings = {
+        device_id: String(this.options.deviceId),
+        user_compute_stream: String(this.stream),
+        arena_extend_strategy: 'kSameAsRequested',
+        // Convolutions would otherwise be tuned at the first run; there are none.
+        cudnn_conv_algo_search: 'HEURISTIC',
+      };
+      api.updateCudaOptions(provider, Object.keys(settings), Object.values(settings), Object.keys(settings).length);
+      api.appendCudaProvider(options, provider);
+    } finally {
+      handles.give(api.releaseCudaOptions, provider);
+    }
+  }
+
+  buffer(type: ElementType, capacity: number): CudaBuffer {
+    return new CudaBuffer(this, type, capacity);
+  }
+
+  int32(capacity: number): PinnedArray<Int32Array> {
+    return new CudaPinned(this, Int32Array, capacity);
+  }
+
+  float32(capacity: number): PinnedArray<Float32Array> {
+    return new CudaPinned(this, Float32Array, capacity);
+  }
+
+  fill(buffer: DeviceBuffer, byte: number): void {
+    const { bytesPerElement, capacity } = own(buffer);
+    this.cuda.cudaMemsetAsync(own(buffer).at(0), byte, capacity * bytesPerElement, this.stream);
+  }
+
+  upload(from: PinnedArray, to: DeviceBuffer, toStart: number, count: number): void {
+    const buffer = own(to);
+    if (toStart + count > to.capacity || count > from.data.length) throw new RangeError('an upload exceeds its buffer');
+    const bytes = count * buffer.bytesPerElement;
+    this.cuda.cudaMemcpyAsync(buffer.at(toStart), addressOf(from), bytes, HOST_TO_DEVICE, this.stream);
+  }
+
+  download(from: DeviceBuffer, to: PinnedArray, toStart: number, count: number): void {
+    const buffer = own(from);
+    if (toStart + count > to.data.length || count > from.capacity) throw new RangeError('a download exceeds its array');
+    const bytes = count * buffer.bytesPerElement;
+    const target = addressOf(to) + BigInt(toStart * buffer.bytesPerElement);
+    this.cuda.cudaMemcpyAsync(target, buffer.at(0), bytes, DEVICE_TO_HOST, this.stream);
+  }
+
+  capture(enqueue: () => void): Sequence {
+    const { cuda, handles, stream } = this;
+    cuda.cudaStreamBeginCapture(stream, CAPTURE_RELAXED);
+    const graph = new BigUint64Array(1);
+    try {
+      enqueue();
+    } finally {
+      cuda.cudaStreamEndCapture(stream, graph);
+    }
+    const executable = handles.take((out) => cuda.cudaGraphInstantiate(out, graph[0] as Pointer, 0));
+    cuda.cudaGraphDestroy(graph[0] as Pointer);
+    return {
+      launch: () => cuda.cudaGraphLaunch(executable, stream),
+      release: () => handles.give(cuda.cudaGraphExecDestroy, executable),
+    };
+  }
+
+  marker(): Marker {
+    return new CudaMarker(this.cuda, this.handles, this.stream);
+  }
+
+  synchronise(): void {
+    this.cuda.cudaStreamSynchronize(this.stream);
+  }
+
+  memory(): DeviceMemory {
+    const sizes = new BigUint64Array(2);
+    this.cuda.cudaMemGetInfo(sizes.subarray(0, 1), sizes.subarray(1));
+    const [free = 0n, total = 0n] = sizes;
+    return { usedBytes: Number(total - free), totalBytes: Number(total) };
+  }
+
+  liveHandles(): number {
+    return this.handles.liveHandles;
+  }
+
+  release(): void {
+    const { handles, cuda } = this;
+    handles.give(handles.api.releaseRunOptions, this.runOptions);
+    handles.give(handles.api.releaseMemoryInfo, this.memoryInfo);
+    handles.give(cuda.cudaStreamDestroy, this.stream);
+    handles.release();
+  }
+}
+
+class CudaMarker implements Marker {
+  private readonly event: Pointer;
+
+  constructor(
+    private readonly cuda: CudaApi,
+    private readonly handles: OrtRuntime,
+    private readonly stream: Pointer,
+  ) {
+    this.event = handles.take((out) => cuda.cudaEventCreateWithFlags(out, 0));
+  }
+
+  record(): void {
+    this.cuda.cudaEventRecord(this.event, this.stream);
+  }
+
+  wait(): void {
+    this.cuda.cudaEventSynchronize(this.event);
+  }
+
+  since(earlier: Marker): number {
+    if (!(earlier instanceof CudaMarker)) throw new Error('a marker of another device');
+    const milliseconds = new Float32Array(1);
+    this.cuda.cudaEventElapsedTime(milliseconds, earlier.event, this.event);
+    return milliseconds[0] as number;
+  }
+
+  release(): void {
+    this.handles.give(this.cuda.cudaEventDestroy, this.event);
+  }
+}
+
+function own(buffer: DeviceBuffer): CudaBuffer {
+  if (!(buffer instanceof CudaBuffer)) throw new Error('a buffer of another device');
+  return buffer;
+}
+
+function addressOf(array: PinnedArray): Pointer {
+  if (!(array instanceof CudaPinned)) throw new Error('an array of another device');
+  return array.address;
+}
+
+/** The library of native operators, null when there is none or none is wanted. */
+function nativeOperators({ nativeOperators: wanted }: OrtCudaOptions): string | null {
+  const file = path.join(path.dirname(ortLibraryFile()), NATIVE_OPERATORS);
+  return wanted && existsSync(file) ? file : null;
+}
+
+/** Throws RuntimeFailure with the reason when there is no such device, no provider, or the driver does not fit. */
+export function openOrtCuda(options: OrtCudaOptions): Device {
+  const provider = path.join(path.dirname(ortLibraryFile()), CUDA_PROVIDER);
+  if (!existsSync(provider))
+    throw new RuntimeFailure('cuda', `${CUDA_PROVIDER} is not installed: run npm run gpu:install`);
+  return new CudaDevice(options);
+}
