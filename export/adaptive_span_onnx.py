@@ -192,6 +192,9 @@ def step_graph(s: SpanShape, w: dict[str, Tensor], p: Precision) -> str:
         f"rows_of = Constant <value_ints = [-1, {d}]> ()",
         "block = Shape (ids)",
         f"head_size = Constant <value_ints = [{dh}]> ()",
+        "axis1 = Constant <value_ints = [1]> ()",
+        f"end = Constant <value_ints = [{s.span_max}]> ()",
+        "length = Shape <start = 1, end = 2> (ids)",
         f"thirds = Constant <value_ints = [{d}, {d}, {d}]> ()",
         "flat_ids = Reshape (ids, last)",
         f'x0 = {ai}.QuantizedEmbedding <factor = 1.0> (flat_ids, "emb", "emb.scale")',
@@ -202,15 +205,14 @@ def step_graph(s: SpanShape, w: dict[str, Tensor], p: Precision) -> str:
         lines += [f"split{h} = Concat <axis = 0> (block, count{h}, head_size)"]
     for span in widths:
         lines += [
-            f"far{span} = Constant <value_ints = [{s.span_max - span}]> ()",
-            f"end{span} = Constant <value_ints = [{s.span_max}]> ()",
-            "axis1 = Constant <value_ints = [1]> ()" if span == widths[0] else "",
-            f'pe{span} = Slice ("pe", far{span}, end{span}, axis1)',
-            f'distance{span} = Slice ("distance", far{span}, end{span})',
-            # Where the block's own keys and values go: the last m rows of each lane's window.
-            f"start{span} = Constant <value_ints = [{span}]> ()",
+            # Keys before the block: the group's span, or fewer where the lanes' cap leaves no head more.
             f"full{span} = Shape <start = 1, end = 2> (window{span})",
-            f"own{span} = Slice (window{span}, start{span}, full{span}, axis1)",
+            f"keys_before{span} = Sub (full{span}, length)",
+            f"far{span} = Sub (end, keys_before{span})",
+            f'pe{span} = Slice ("pe", far{span}, end, axis1)',
+            f'distance{span} = Slice ("distance", far{span}, end)',
+            # Where the block's own keys and values go: the last m rows of each lane's window.
+            f"own{span} = Slice (window{span}, keys_before{span}, full{span}, axis1)",
             f"own_flat{span} = Reshape (own{span}, last)",
             f"own64_{span} = Cast <to = 7> (own_flat{span})",
             f"place{span} = Unsqueeze (own64_{span}, last)",

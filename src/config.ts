@@ -138,7 +138,9 @@ export const OPTIONS = {
   spanLanesMax: integer(32, 1, 4096, {
     help: 'Texts and sessions that hold a cache at a time, for each model with attention spans.',
   }),
-  sessionsMax: integer(16, 1, 4096, { help: 'Sessions that are open at a time, for each model with attention spans.' }),
+  sessionsMax: integer(16, 0, 4095, {
+    help: 'Sessions that are open at a time, for each model with attention spans; below --span-lanes-max; 0: none.',
+  }),
   sessionIdleMsMax: integer(10 * MINUTE_MS, 1, DAY_MS, { help: 'Idle time after which a session is closed.' }),
   queueLanesMax: integer(4096, 1, 1_000_000, {
     help: 'Sequences waiting or running at a time; past it requests get 429.',
@@ -303,7 +305,13 @@ function assertRelations(config: Config): void {
   };
   atMost('batchRowsMax', 'slotsMax');
   atMost('lanesMax', 'slotsMax');
-  atMost('sessionsMax', 'spanLanesMax');
+  // Sessions that held every cache would keep all other texts waiting until one of them is idle for too long.
+  if (config.sessionsMax >= config.spanLanesMax) {
+    throw new ConfigError(
+      `sessionsMax (${config.sessionsMax}) is not below spanLanesMax (${config.spanLanesMax}): ` +
+        'lower --sessions-max or raise --span-lanes-max',
+    );
+  }
   if (config.spanBlockTokens % 16 !== 0) {
     throw new ConfigError(
       `spanBlockTokens (${config.spanBlockTokens}) is no multiple of 16: change --span-block-tokens`,

@@ -41,6 +41,11 @@ export const ERRORS = {
     type: 'not_found_error',
     help: 'No session of that name is open, or it was idle too long (--session-idle-ms-max); begin a new one.',
   },
+  SESSION_OPEN: {
+    ...client,
+    status: 409,
+    help: 'A session of that name is open already: continue it, or end it with DELETE /v1/sessions/{key} first.',
+  },
   SESSION_BUSY: {
     ...client,
     status: 409,

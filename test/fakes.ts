@@ -10,7 +10,9 @@ import type {
   GenerateRequest,
   ScoreOutcome,
   ScoreRequest,
+  SpanListener,
   SpanOutcome,
+  SpanRequest,
   TranslateListener,
   TranslateOutcome,
   TranslateRequest,
@@ -33,7 +35,9 @@ import type { LanguageDetector } from '../src/http/language-detector.js';
 import { createMetrics } from '../src/metrics/metrics.js';
 import { Observer } from '../src/metrics/observe.js';
 import type { ModelDescription } from '../src/models/description.js';
+import { ByteTokenizer as PlainBytes } from '../src/tokenize/byte-tokenizer.js';
 import type { Encoded, Tokenizer } from '../src/tokenize/types.js';
+import { describeSpanModel, FakeSpans } from './fake-span.js';
 
 export function describeModel(changes: Partial<ModelDescription> = {}): ModelDescription {
   return {
@@ -111,16 +115,24 @@ export class FakeEngine implements Engine {
   readonly requests: ScoreRequest[] = [];
   readonly translations: TranslateRequest[] = [];
   readonly generations: GenerateRequest[] = [];
-  /** Sentences that pass the gate though it is shut, and though a failure is set. */
+  readonly streams: SpanRequest[] = [];
+  /** Sentences, and blocks of texts, that pass the gate though it is shut, and though a failure is set. */
   sentencesFree = 0;
   /** Requests that are in the engine now. */
   active = 0;
   #gate: { readonly opened: Promise<void>; readonly open: () => void } | null = null;
   #failure: Error | null = null;
   readonly #listeners = new Set<(telemetry: EngineTelemetry) => void>();
+  readonly #spans = new FakeSpans();
   readonly #arrivals: { readonly count: number; readonly resolve: () => void }[] = [];
 
-  constructor(private readonly described: readonly ModelDescription[] = [describeModel(), describeTranslator()]) {}
+  constructor(
+    private readonly described: readonly ModelDescription[] = [
+      describeModel(),
+      describeTranslator(),
+      describeSpanModel(),
+    ],
+  ) {}
 
   info(): EngineInfo {
     const { state, reason, restarts } = this;
@@ -170,8 +182,22 @@ export class FakeEngine implements Engine {
     }
   }
 
-  async scoreStream(): Promise<SpanOutcome> {
-    throw new Error('the fake engine has no spans');
+  async scoreStream(request: SpanRequest, signal: AbortSignal, listener?: SpanListener): Promise<SpanOutcome> {
+    this.streams.push(request);
+    this.#announce();
+    this.active++;
+    try {
+      return await this.#spans.score(request, listener, async () => {
+        if (this.sentencesFree > 0) this.sentencesFree--;
+        else await this.#pass(signal);
+      });
+    } finally {
+      this.active--;
+    }
+  }
+
+  async endSession(model: string, key: string): Promise<void> {
+    this.#spans.end(model, key);
   }
 
   async translate(
@@ -248,7 +274,8 @@ export class FakeEngine implements Engine {
   }
 
   #arrived(): number {
-    return this.requests.length + this.translations.length + this.generations.length;
+    const { requests, translations, generations, streams } = this;
+    return requests.length + translations.length + generations.length + streams.length;
   }
 
   #model(name: string): ModelDescription {
@@ -435,7 +462,9 @@ export async function fakeServer(
     config,
     engine,
     admission,
-    tokenizers: new Map(engine.models().map(({ id }) => [id, new ByteTokenizer()])),
+    tokenizers: new Map(
+      engine.models().map(({ id, span }) => [id, span === undefined ? new ByteTokenizer() : new PlainBytes()]),
+    ),
     refused: () => [],
     detector: fakeDetector,
     metrics,

@@ -100,8 +100,11 @@ def test_a_pickle_that_wants_to_run_code_does_not(tmp_path):
     assert not Path("/tmp/ponder-pickle-ran").exists()
 
 
-def run_graph(folder: Path, s: span.SpanShape, w, precision: str, texts: list[list[int]], block: int, cap: float = 1e9) -> list[np.ndarray]:
-    """Log-probabilities of the texts' tokens after a start token 0, in blocks, all texts in one batch."""
+def run_graph(
+    folder: Path, s: span.SpanShape, w, precision: str, texts: list[list[int]], block: int, cap: float = 1e9, reach: int | None = None
+) -> list[np.ndarray]:
+    """Log-probabilities of the texts' tokens after a start token 0, in blocks, all texts in one batch. `reach`: windows have at most so
+    many keys before the block."""
     constants = onnx_span.initialisers(s, w)
     places = export.write_weights(folder / "weights.bin", constants)
     model = onnx_span.graphs(s, w, constants)[precision]["step"]
@@ -126,7 +129,7 @@ def run_graph(folder: Path, s: span.SpanShape, w, precision: str, texts: list[li
         feeds = {"ids": ids[:, start : start + block], "targets": targets[:, start : start + block], "k": np.array([1])}
         feeds["cap"] = np.full((u, 1, 1, 1), cap, np.float32)
         for width in {g["span"] for groups in plan for g in groups}:
-            at = np.arange(start - width, start + block)[None, :]
+            at = np.arange(start - min(width, reach or width), start + block)[None, :]
             ring = 1 + np.arange(u)[:, None] * (width + block) + at % (width + block)
             feeds[f"window{width}"] = np.where(at < 0, 0, ring).astype(np.int32)
         result = dict(zip(names, session.run(None, feeds | pools), strict=True))
@@ -162,6 +165,14 @@ def test_a_cap_is_the_same_model_with_clipped_spans(tmp_path):
     w = random_weights(SMALL)
     for got, want in zip(run_graph(tmp_path, SMALL, w, "float32", TEXTS, 32, cap=5), reference(SMALL, w, TEXTS, cap=5), strict=True):
         assert np.abs(got - want).max() < 1e-4
+
+
+def test_windows_as_short_as_a_cap_allows_change_nothing(tmp_path):
+    for shape in (SMALL, DYNAMIC):
+        w = random_weights(shape)
+        wide = run_graph(tmp_path, shape, w, "float32", TEXTS, 32, cap=5)
+        for got, want in zip(run_graph(tmp_path, shape, w, "float32", TEXTS, 32, cap=5, reach=48), wide, strict=True):
+            assert np.abs(got - want).max() < 1e-5
 
 
 def test_int8_does_not_depend_on_the_batch(tmp_path):

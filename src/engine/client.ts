@@ -67,6 +67,9 @@ export function spawnWorker(setup: WorkerSetup): Worker {
   return new Worker(new URL('./worker.js', import.meta.url), { workerData: setup });
 }
 
+/** Blocks of a text that the loop may be ahead of whoever reads them: enough that a step never waits for a turn of the event loop. */
+const BLOCKS_AHEAD = 8;
+
 type Unnumbered<J> = J extends Job ? Omit<J, 'id' | 'submittedAtMs'> : never;
 type NewJob = Unnumbered<Job>;
 
@@ -172,12 +175,32 @@ export class EngineClient implements Engine {
 
   async scoreStream(request: SpanRequest, signal: AbortSignal, listener?: SpanListener): Promise<SpanOutcome> {
     const blocks: SpanBlockResult[][] = request.texts.map(() => []);
-    const times = await this.submit({ ...request, kind: 'span' }, lengths(request.texts), signal, (message) => {
+    const job: NewJob = { ...request, kind: 'span', blocksAhead: listener === undefined ? null : BLOCKS_AHEAD };
+    // A lane each, whatever its length: it is cut into blocks, and its bytes were counted as a body.
+    const charged = request.texts.map(() => 0);
+    let position = 0;
+    const times = await this.submit(job, charged, signal, (message) => {
       if (message.type !== 'block') return;
-      if (listener === undefined) blocks[message.index]?.push(message.result);
-      else listener(message.index, message.start, message.result);
+      const { jobId, index, start, result } = message;
+      position = message.position + result.logprobs.length;
+      if (listener === undefined) blocks[index]?.push(result);
+      else void Promise.resolve(listener(index, start, result)).then(() => this.send({ type: 'taken', jobId, index }));
     });
-    return { texts: blocks.map(joinBlocks), ...times };
+    return { texts: blocks.map(joinBlocks), position, ...times };
+  }
+
+  endSession(model: string, key: string): Promise<void> {
+    this.refuseUnlessReady();
+    const jobId = this.nextId++;
+    return new Promise((resolve, reject) => {
+      const leave = () => this.jobs.delete(jobId);
+      this.jobs.set(jobId, {
+        part: () => {},
+        done: () => leave() && resolve(),
+        fail: (error) => leave() && reject(error),
+      });
+      this.send({ type: 'end-session', jobId, model, key });
+    });
   }
 
   async generate(request: GenerateRequest, signal: AbortSignal, listener?: GenerateListener): Promise<GenerateOutcome> {
@@ -343,7 +366,7 @@ export class EngineClient implements Engine {
         this.jobs.get(message.jobId)?.done(message.startedAtMs, message.finishedAtMs);
         break;
       case 'failed':
-        this.jobs.get(message.jobId)?.fail(new ServerError(message.code, message.message));
+        this.jobs.get(message.jobId)?.fail(new ServerError(message.code, message.message, message.param));
         break;
       case 'telemetry':
         for (const listener of this.listeners) listener(message.telemetry);
@@ -430,8 +453,11 @@ function lengths(texts: readonly Int32Array[]): number[] {
 }
 
 function joinBlocks(blocks: readonly SpanBlockResult[]): SpanBlockResult {
-  const floats = (of: (block: SpanBlockResult) => Float32Array) => {
-    const joined = new Float32Array(blocks.reduce((sum, block) => sum + of(block).length, 0));
+  const join = <A extends Float32Array | Int32Array>(
+    of: (block: SpanBlockResult) => A,
+    make: (length: number) => A,
+  ) => {
+    const joined = make(blocks.reduce((sum, block) => sum + of(block).length, 0));
     let at = 0;
     for (const block of blocks) {
       joined.set(of(block), at);
@@ -439,9 +465,11 @@ function joinBlocks(blocks: readonly SpanBlockResult[]): SpanBlockResult {
     }
     return joined;
   };
+  const floats = (of: (block: SpanBlockResult) => Float32Array) => join(of, (length) => new Float32Array(length));
+  const ints = (of: (block: SpanBlockResult) => Int32Array) => join(of, (length) => new Int32Array(length));
   return {
     logprobs: floats(({ logprobs }) => logprobs),
-    topIds: Int32Array.from(blocks.flatMap(({ topIds }) => [...topIds])),
+    topIds: ints(({ topIds }) => topIds),
     topLogprobs: floats(({ topLogprobs }) => topLogprobs),
     spans: floats(({ spans }) => spans),
   };

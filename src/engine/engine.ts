@@ -40,17 +40,22 @@ export interface TranslateOutcome {
   readonly firstTokenMs: number;
 }
 
-export type SpanRequest = Omit<SpanJob, 'id' | 'kind' | 'submittedAtMs'>;
+export type SpanRequest = Omit<SpanJob, 'id' | 'kind' | 'submittedAtMs' | 'blocksAhead'>;
 
 export interface SpanOutcome {
   /** One per text, in order: its blocks put together. */
   readonly texts: readonly SpanBlockResult[];
+  /** Tokens of the session's stream so far, this request's among them. */
+  readonly position: number;
   readonly queueMs: number;
   readonly computeMs: number;
 }
 
-/** A block of a text is done; called in order for each text. May not throw. */
-export type SpanListener = (index: number, start: number, result: SpanBlockResult) => void;
+/**
+ * A block of a text is done; called in order for each text. May not throw. A text waits for what the listener returns when it is a few
+ * blocks ahead.
+ */
+export type SpanListener = (index: number, start: number, result: SpanBlockResult) => void | Promise<void>;
 
 /** Hears of results as they come, in any order of sentences. Neither call may throw. */
 export interface TranslateListener {
@@ -107,7 +112,7 @@ export interface Engine {
   /** Translates all sentences of one request; rejects as `score` does. */
   translate(request: TranslateRequest, signal: AbortSignal, listener?: TranslateListener): Promise<TranslateOutcome>;
   /**
-   * Scores texts of any length with a span model, block by block; rejects as `score` does, and with SESSION_UNKNOWN or
+   * Scores texts of any length with a span model, block by block; rejects as `score` does, and with SESSION_UNKNOWN, SESSION_OPEN or
    * SESSION_BUSY. With a listener the outcome's texts are empty: whoever listens has had them.
    */
   scoreStream(request: SpanRequest, signal: AbortSignal, listener?: SpanListener): Promise<SpanOutcome>;
@@ -116,6 +121,8 @@ export interface Engine {
    * longer than the model's context.
    */
   generate(request: GenerateRequest, signal: AbortSignal, listener?: GenerateListener): Promise<GenerateOutcome>;
+  /** Frees what a session holds. Rejects with SESSION_UNKNOWN or SESSION_BUSY, NOT_READY, DRAINING or ENGINE_LOST. */
+  endSession(model: string, key: string): Promise<void>;
   /** Calls back with every report of the loop. Returns how to stop. */
   onTelemetry(listener: (telemetry: EngineTelemetry) => void): () => void;
   /** Finishes what is in, refuses what is new (DRAINING), and resolves when the worker has stopped and released everything. */

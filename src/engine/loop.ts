@@ -19,8 +19,8 @@ export interface LoopDeps {
   readonly now: () => number;
   /** The next message, or null when none is there. */
   readonly receive: () => ToEngine | null;
-  /** Resolves when a message may be there; called only when there is nothing to do. */
-  readonly wait: () => Promise<void>;
+  /** Resolves when a message may be there, or at `untilMs`; called only when there is nothing to do. */
+  readonly wait: (untilMs: number | null) => Promise<void>;
   readonly post: (message: FromEngine, transfer: ArrayBuffer[]) => void;
 }
 
@@ -46,7 +46,10 @@ export class EngineLoop {
     for (;;) {
       // Here too: an engine whose packages were all refused must still hear of a drain.
       this.takeMessages();
-      for (const stage of this.deps.stages) this.expire(stage);
+      for (const stage of this.deps.stages) {
+        this.expire(stage);
+        if (stage.expireIdle?.()) this.unreported = true;
+      }
       const worked = await this.turn();
       this.report(!worked);
       if (worked) continue;
@@ -54,8 +57,13 @@ export class EngineLoop {
         this.deps.post({ type: 'drained' }, []);
         return;
       }
-      await this.deps.wait();
+      await this.deps.wait(this.idleUntilMs());
     }
+  }
+
+  private idleUntilMs(): number | null {
+    const times = this.deps.stages.flatMap((stage) => stage.idleUntilMs?.() ?? []);
+    return times.length === 0 ? null : Math.min(...times);
   }
 
   /** Runs one plan of the first stage that has one; false: none has. */
@@ -89,6 +97,12 @@ export class EngineLoop {
         case 'stop':
           this.jobs.get(message.jobId)?.stage.stop?.(message.jobId, message.index);
           break;
+        case 'taken':
+          this.jobs.get(message.jobId)?.stage.taken?.(message.jobId, message.index);
+          break;
+        case 'end-session':
+          this.endSession(message);
+          break;
         case 'drain':
           this.draining = true;
           break;
@@ -112,8 +126,26 @@ export class EngineLoop {
       this.jobs.set(job.id, { stage, partsLeft, startedAtMs: null });
     } catch (error) {
       if (!(error instanceof ServerError)) throw error;
-      this.deps.post({ type: 'failed', jobId: job.id, code: error.code, message: error.message }, []);
+      this.fail(job.id, error);
     }
+  }
+
+  private endSession({ jobId, model, key }: Extract<ToEngine, { type: 'end-session' }>): void {
+    const stage = this.deps.stages.find((one) => one.model === model && one.endSession !== undefined);
+    this.unreported = true;
+    try {
+      if (stage === undefined) throw new ServerError('UNKNOWN_MODEL', `no model ${model} that has sessions is served`);
+      stage.endSession?.(key);
+      const nowMs = this.deps.now();
+      this.deps.post({ type: 'done', jobId, startedAtMs: nowMs, finishedAtMs: nowMs }, []);
+    } catch (error) {
+      if (!(error instanceof ServerError)) throw error;
+      this.fail(jobId, error);
+    }
+  }
+
+  private fail(jobId: number, { code, message, param }: ServerError): void {
+    this.deps.post({ type: 'failed', jobId, code, message, param }, []);
   }
 
   private expire(stage: Stage): void {

@@ -66,8 +66,13 @@ export interface SpanJob {
   /** Caps the span z of every head, in keys (the ramp comes on top); null: the model's own. */
   readonly spanCap: number | null;
   readonly topLogprobs: number;
-  /** The cache is kept under this key afterwards; `continues`: it is there already, and this text follows what it has seen. */
-  readonly session: { readonly key: string; readonly continues: boolean } | null;
+  /**
+   * The cache is kept under this key. `continues`: it is there already, and this text follows what it has seen; `ends`: it is not
+   * needed afterwards.
+   */
+  readonly session: { readonly key: string; readonly continues: boolean; readonly ends: boolean } | null;
+  /** Blocks of a text computed before the first of them is `taken`; null: nobody takes them one by one. */
+  readonly blocksAhead: number | null;
   readonly submittedAtMs: number;
   readonly deadlineAtMs: number | null;
 }
@@ -156,7 +161,7 @@ export interface SpanBlockResult {
   /** [n, topLogprobs] */
   readonly topIds: Int32Array;
   readonly topLogprobs: Float32Array;
-  /** [n] mean span z over all heads, in keys; empty for a model whose spans do not depend on the token. */
+  /** [n] mean keys of all heads, ramp included; empty for a model whose spans do not depend on the token. */
   readonly spans: Float32Array;
 }
 
@@ -207,6 +212,10 @@ export type ToEngine =
   | { readonly type: 'abort'; readonly jobId: number }
   /** One sequence of a GenerateJob has said enough: it is answered as it stands. Harmless when it has already ended. */
   | { readonly type: 'stop'; readonly jobId: number; readonly index: number }
+  /** Whoever listens has read a block of a text: another one may be computed. */
+  | { readonly type: 'taken'; readonly jobId: number; readonly index: number }
+  /** Answered with `done` or `failed`. */
+  | { readonly type: 'end-session'; readonly jobId: number; readonly model: string; readonly key: string }
   /** Finish what is in, take nothing new, then answer `drained`. */
   | { readonly type: 'drain' };
 
@@ -234,8 +243,9 @@ export type FromEngine =
       readonly type: 'block';
       readonly jobId: number;
       readonly index: number;
-      /** Place of the block's first token in the text. */
+      /** Place of the block's first token in the text, and in the session's stream. */
       readonly start: number;
+      readonly position: number;
       readonly result: SpanBlockResult;
     }
   /** The scores of a prompt, and a new token, of a GenerateJob with `streamTokens`. */
@@ -245,7 +255,14 @@ export type FromEngine =
   | { readonly type: 'sentence'; readonly jobId: number; readonly index: number; readonly result: SentenceResult }
   /** Sent once per job after its last window, or instead of it. `startedAtMs`: its first lane was admitted. */
   | { readonly type: 'done'; readonly jobId: number; readonly startedAtMs: number; readonly finishedAtMs: number }
-  | { readonly type: 'failed'; readonly jobId: number; readonly code: ErrorCode; readonly message: string }
+  | {
+      readonly type: 'failed';
+      readonly jobId: number;
+      readonly code: ErrorCode;
+      readonly message: string;
+      /** The field at fault, where there is one. */
+      readonly param?: string | null;
+    }
   | { readonly type: 'telemetry'; readonly telemetry: EngineTelemetry }
   | { readonly type: 'drained' };
 
@@ -290,4 +307,24 @@ export interface StageTelemetry {
   /** Sum of the remainders of those positions, and a histogram over tenths ([0,0.1), ... [0.9,1]). */
   readonly remainderTenths: readonly number[];
   readonly remainderSum: number;
+  /** Only of a model with attention spans. */
+  readonly span?: SpanTelemetry;
+}
+
+/** Upper bounds of the histogram of spans, in keys. */
+export const SPAN_BOUNDS = [32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 2048, 4096, 8192] as const;
+
+export interface SpanTelemetry {
+  /** Keys that heads of full span would have looked at. */
+  readonly keysFull: number;
+  /** What the tokens cost at least, in multiplications, and what their blocks cost, padding included. */
+  readonly multiplicationsNeeded: number;
+  readonly multiplicationsComputed: number;
+  /** Tokens by the mean span of their heads, in the buckets of SPAN_BOUNDS and one above; and the sum of those means. */
+  readonly tokensBySpan: readonly number[];
+  readonly spanSum: number;
+  /** Now. */
+  readonly sessionsOpen: number;
+  readonly cacheBytesUsed: number;
+  readonly cacheBytesTotal: number;
 }

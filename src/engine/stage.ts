@@ -40,6 +40,14 @@ export interface Stage {
   expire(nowMs: number): readonly Expired[];
   /** Forgets a job that was answered. */
   settle(jobId: number): void;
+  /** A part of a text was read: see SpanJob. */
+  taken?(jobId: number, index: number): void;
+  /** Throws ServerError when there is no such session, or a request of it is in work. */
+  endSession?(key: string): void;
+  /** Frees what was kept for whoever might come back, and did not in time; true when there was any. */
+  expireIdle?(): boolean;
+  /** When that is due next; null: nothing is kept. */
+  idleUntilMs?(): number | null;
   /** Runs one plan; null: there is nothing to do. Rejects when a graph fails. */
   turn(now: () => number): Promise<StageTurn | null>;
   gauges(): StageGauges;

@@ -16,7 +16,8 @@ import { type DeviceSetup, openDevice, openOnDevice } from './device-stages.js';
 import { EngineLoop } from './loop.js';
 import type { FromEngine, ToEngine } from './protocol.js';
 import { ScoreStage } from './score-stage.js';
-import { type SessionLimits, SpanStage } from './span-stage.js';
+import type { SessionLimits } from './sessions.js';
+import { SpanStage } from './span-stage.js';
 import type { Stage } from './stage.js';
 import { TranslateStage } from './translate-stage.js';
 
@@ -55,9 +56,8 @@ async function openModel(backend: Backend, model: ModelDescription, setup: Worke
   if (model.span !== undefined) {
     const { lanesMax, blockTokens } = setup.span;
     const family = await AdaptiveSpan.open(backend, model, lanesMax, blockTokens);
-    const keysPerToken = model.span.keys.flat().reduce((sum, keys) => sum + keys, 0);
     const stage = new SpanStage(
-      { id, bosId, family, keysPerToken },
+      { id, bosId, span: model.span, family },
       { lanesMax, rowsMax: limits.rowsMax, blockTokens },
       setup.span,
       monotonicMs,
@@ -136,11 +136,15 @@ async function main(setup: WorkerSetup): Promise<void> {
       flush();
       return inbox.shift() ?? (receiveMessageOnPort(port)?.message as ToEngine | undefined) ?? null;
     },
-    wait: () => {
+    wait: (untilMs) => {
       flush();
       if (inbox.length > 0) return Promise.resolve();
       return new Promise((resolve) => {
-        wake = resolve;
+        const timer = untilMs === null ? undefined : setTimeout(resolve, Math.max(0, untilMs - monotonicMs()));
+        wake = () => {
+          clearTimeout(timer);
+          resolve();
+        };
       });
     },
     post,

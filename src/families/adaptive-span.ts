@@ -4,10 +4,10 @@
  *
  *   pool of a group:   row 0 is zero for ever: the keys before the beginning of a stream, which take part in the softmax
  *                      then a ring of span + blockTokens rows a slot; position p lies at p modulo that
- *   window of a lane:  the span rows before the block and the block's own, oldest first
+ *   window of a lane:  the span rows before the block and the block's own, oldest first; of a lane with a cap, fewer
  */
 import type { SpanBlockResult } from '../engine/protocol.js';
-import type { ModelDescription } from '../models/description.js';
+import type { ModelDescription, SpanDescription } from '../models/description.js';
 import { type Backend, type Graph, RuntimeFailure, type Tensor } from '../runtime/backend.js';
 import type { SpanLane, SpanPlan } from '../scheduler/span-scheduler.js';
 import { openGraphs, pool } from './stack.js';
@@ -30,7 +30,7 @@ export class AdaptiveSpan {
   private constructor(
     backend: Backend,
     graphs: Readonly<Record<(typeof GRAPHS)[number], Graph>>,
-    spanOf: (layer: number, group: number) => number,
+    private readonly span: Pick<SpanDescription, 'spanMax' | 'ramp' | 'groups'>,
     lanesMax: number,
     private readonly blockTokens: number,
   ) {
@@ -42,9 +42,11 @@ export class AdaptiveSpan {
     for (const [name, { dims }] of Object.entries(this.step.inputs)) {
       const match = POOL.exec(name);
       if (match === null) continue;
-      const span = spanOf(Number(match[1]), Number(match[2]));
-      spans.add(span);
-      pools[name] = pool(backend, 1 + lanesMax * (span + blockTokens), dims[1] as number);
+      const [layer, group] = [Number(match[1]), Number(match[2])];
+      const keys = span.groups[layer]?.[group]?.span;
+      if (keys === undefined) throw new RuntimeFailure('open', `the manifest has no group ${group} of layer ${layer}`);
+      spans.add(keys);
+      pools[name] = pool(backend, 1 + lanesMax * (keys + blockTokens), dims[1] as number);
     }
     this.pools = pools;
     this.spans = [...spans].sort((a, b) => a - b);
@@ -57,19 +59,14 @@ export class AdaptiveSpan {
     lanesMax: number,
     blockTokens: number,
   ): Promise<AdaptiveSpan> {
-    const groups = model.span?.groups ?? [];
-    const spanOf = (layer: number, group: number) => {
-      const span = groups[layer]?.[group]?.span;
-      if (span === undefined) throw new RuntimeFailure('open', `the manifest has no group ${group} of layer ${layer}`);
-      return span;
-    };
-    return new AdaptiveSpan(backend, await openGraphs(backend, model, GRAPHS), spanOf, lanesMax, blockTokens);
+    if (model.span === undefined) throw new RuntimeFailure('open', 'the manifest says nothing of spans');
+    return new AdaptiveSpan(backend, await openGraphs(backend, model, GRAPHS), model.span, lanesMax, blockTokens);
   }
 
   /** Runs a block of every lane of the plan; one result a lane, in its order. */
   async advance(plan: SpanPlan): Promise<SpanBlockResult[]> {
     const { inputs } = this;
-    const { lanes, blockTokens: m } = plan;
+    const { lanes, blockTokens: m, reach } = plan;
     const u = lanes.length;
     const ids = inputs.int32('ids', [u, m]);
     const targets = inputs.int32('targets', [u, m]);
@@ -87,7 +84,7 @@ export class AdaptiveSpan {
       cap.data[i] = lane.request.spanCap ?? NO_CAP;
     });
     const windows: Record<string, Tensor> = {};
-    for (const span of this.spans) windows[`window${span}`] = this.window(span, lanes, m);
+    for (const span of this.spans) windows[`window${span}`] = this.window(span, Math.min(span, reach), lanes, m);
 
     const logprob = inputs.float32('logprob', [u, m]);
     const best = inputs.float32('top_logprobs', [u, m, k]);
@@ -105,7 +102,7 @@ export class AdaptiveSpan {
     const run = this.step.run({ ...bound, ...windows, ...this.pools }, outputs);
     if (run !== undefined) await run;
 
-    return lanes.map(({ left, request: { topCount } }, i) => {
+    return lanes.map(({ left, request: { topCount, spanCap } }, i) => {
       const n = Math.min(m, left);
       const logprobs = logprob.data.slice(i * m, i * m + n);
       if (logprobs.some(Number.isNaN)) {
@@ -117,28 +114,33 @@ export class AdaptiveSpan {
         result.topIds.set(bestIds.data.subarray(from, from + topCount), t * topCount);
         result.topLogprobs.set(best.data.subarray(from, from + topCount), t * topCount);
       }
-      return { logprobs, ...result, spans: this.meanSpans(z.data, i * m, n, heads) };
+      return { logprobs, ...result, spans: this.meanSpans(z.data.subarray(i * m * heads), n, heads, spanCap) };
     });
   }
 
-  /** Mean z over all heads of each of `n` tokens, in keys; empty for a model whose spans do not depend on the token. */
-  private meanSpans(z: Float32Array, first: number, n: number, heads: number): Float32Array {
+  /** Mean over all heads of the keys whose weight can be above 0, of each of `n` tokens; empty where spans do not depend on the token. */
+  private meanSpans(z: Float32Array, n: number, heads: number, cap: number | null): Float32Array {
+    const { spanMax, ramp } = this.span;
     const means = new Float32Array(this.dynamic ? n : 0);
     for (let t = 0; t < means.length; t++) {
       let sum = 0;
-      for (let h = 0; h < heads; h++) sum += z[(first + t) * heads + h] as number;
+      for (let h = 0; h < heads; h++) {
+        const capped = Math.min(z[t * heads + h] as number, cap ?? NO_CAP);
+        sum += Math.min(spanMax, Math.ceil(capped + ramp));
+      }
       means[t] = sum / heads;
     }
     return means;
   }
 
-  private window(span: number, lanes: readonly SpanLane[], m: number): Tensor {
-    const width = span + m;
+  /** @param keys before the block that the lanes look at, of the `span` that the ring holds */
+  private window(span: number, keys: number, lanes: readonly SpanLane[], m: number): Tensor {
+    const width = keys + m;
     const ring = span + this.blockTokens;
     const { tensor, data } = this.inputs.int32(`window${span}`, [lanes.length, width]);
     lanes.forEach((lane, i) => {
       const base = 1 + lane.slot * ring;
-      const from = lane.startsAt + lane.done - span;
+      const from = lane.startsAt + lane.done - keys;
       for (let j = 0; j < width; j++) {
         const position = from + j;
         data[i * width + j] = position < 0 ? 0 : base + (position % ring);
@@ -152,19 +154,4 @@ export class AdaptiveSpan {
     for (const tensor of Object.values(this.pools)) tensor.release();
     this.step.release();
   }
-}
-
-/** Bytes of keys and values that one lane holds: the sum of its groups' rings, not the length of its text. */
-export function laneCacheBytes(
-  groups: readonly (readonly SpanGroup[])[],
-  headWidth: number,
-  blockTokens: number,
-): number {
-  const rows = groups.flat().reduce((sum, { heads, span }) => sum + heads.length * (span + blockTokens), 0);
-  return rows * headWidth * 2 * Float32Array.BYTES_PER_ELEMENT;
-}
-
-export interface SpanGroup {
-  readonly heads: readonly number[];
-  readonly span: number;
 }

@@ -38,6 +38,7 @@ import { libreTranslateRoutes } from './routes/libretranslate.js';
 import { modelRoutes } from './routes/models.js';
 import { pageRoutes } from './routes/page.js';
 import { scoreRoutes } from './routes/score.js';
+import { sessionRoutes } from './routes/sessions.js';
 import { tokenizeRoutes } from './routes/tokenize.js';
 import { translateRoutes } from './routes/translate.js';
 
@@ -95,6 +96,7 @@ export async function buildApp(deps: AppDeps): Promise<App> {
 
   const models: ModelTable = { served: () => engine.models(), refused: deps.refused };
   scoreRoutes(app, deps, models);
+  sessionRoutes(app, deps, models);
   translateRoutes(app, deps, models);
   completionRoutes(app, deps, models);
   tokenizeRoutes(app, deps, models);

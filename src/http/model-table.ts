@@ -26,7 +26,8 @@ export function modelNamed(models: ModelTable, name: string): ModelDescription {
 }
 
 /**
- * The model of that name; without a name, the only one that has the task.
+ * The model of that name; without a name, the only one that has the task. One with attention spans takes other fields than the rest,
+ * so without a name it is meant only where there is no other.
  * @throws ServerError UNKNOWN_MODEL, or INVALID_REQUEST when a name is needed or that model has another task
  */
 export function modelFor(task: Task, models: ModelTable, name: string | undefined): ModelDescription {
@@ -38,7 +39,8 @@ export function modelFor(task: Task, models: ModelTable, name: string | undefine
     const message = `model '${model.id}' ${CAN[model.task]}; to ${task}, ${others}`;
     throw new ServerError('INVALID_REQUEST', message, 'model');
   }
-  const [only, ...others] = able;
+  const usual = able.filter(({ span }) => span === undefined);
+  const [only, ...others] = usual.length > 0 ? usual : able;
   if (only === undefined) {
     throw new ServerError('UNKNOWN_MODEL', `no model that ${CAN[task]} is served: GET /v1/models lists those that are`);
   }
@@ -69,6 +71,24 @@ export function translationModel(
   const asked = `${shorten(source ?? 'any language')} to ${shorten(target ?? 'any language')}`;
   const pairs = new Set(candidates.map(({ language, targetLanguage }) => `${language} to ${targetLanguage}`));
   throw new ServerError('INVALID_REQUEST', `${asked} is not served: the pairs are ${[...pairs].join(', ')}`, wrong);
+}
+
+/**
+ * The model with attention spans of that name; without a name, the only one.
+ * @throws ServerError UNKNOWN_MODEL or INVALID_REQUEST
+ */
+export function spanModel(models: ModelTable, name: string | undefined): ModelDescription {
+  if (name === undefined) {
+    return modelFor(
+      'score',
+      { ...models, served: () => models.served().filter(({ span }) => span !== undefined) },
+      name,
+    );
+  }
+  const model = modelNamed(models, name);
+  if (model.span !== undefined) return model;
+  const message = `model '${model.id}' has no attention spans, so it keeps no sessions: name one of family adaptive-span`;
+  throw new ServerError('INVALID_REQUEST', message, 'model');
 }
 
 function namesOf(models: readonly ModelDescription[]): string {

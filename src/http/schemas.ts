@@ -7,7 +7,7 @@ import { ERRORS } from '../errors.js';
 
 export const TOP_LOGPROBS_MAX = 20;
 
-const Nullable = <T extends TSchema>(schema: T) => Type.Union([schema, Type.Null()]);
+export const Nullable = <T extends TSchema>(schema: T) => Type.Union([schema, Type.Null()]);
 
 /** What `input` of a scoring request may be, in the words of errors. */
 export const SCORE_INPUT_ALLOWED = 'a text, a list of texts, a list of token ids, or a list of lists of token ids';
@@ -37,6 +37,39 @@ export const DeadlineMs = Type.Optional(
   Type.Integer({ minimum: 1, description: 'The request is given up with 504 when it takes longer than this.' }),
 );
 
+/** Only for models with attention spans. */
+export const spanFields = {
+  span_max: Type.Optional(
+    Type.Integer({
+      minimum: 0,
+      description:
+        "Caps the span of every head at this many keys; the model's ramp comes on top. Models with attention spans.",
+    }),
+  ),
+  span_cost: Type.Optional(
+    Type.Boolean({
+      default: false,
+      description: 'Also scores the text without span_max, and says what the cap cost in log-probability.',
+    }),
+  ),
+  stream: Type.Optional(
+    Type.Boolean({
+      default: false,
+      description: 'Server-sent events, one for each block of a text. Models with attention spans.',
+    }),
+  ),
+  session: Type.Optional(
+    Type.String({
+      description:
+        'Goes on where the session of this name stopped, and stays open; 1 to 128 letters, digits and . _ : - of your choice.',
+    }),
+  ),
+  session_begin: Type.Optional(
+    Type.Boolean({ default: false, description: 'Opens the session; the text is the beginning of its stream.' }),
+  ),
+  session_end: Type.Optional(Type.Boolean({ default: false, description: 'Closes the session after this text.' })),
+};
+
 export const ScoreBody = Type.Object(
   {
     input: Type.Union(
@@ -44,9 +77,13 @@ export const ScoreBody = Type.Object(
       { description: 'A text, a list of texts, a list of token ids, or a list of lists of token ids.' },
     ),
     model: Type.Optional(
-      Type.String({ description: 'Name of the model; may be left out when only one that scores is served.' }),
+      Type.String({
+        description:
+          'Name of the model; may be left out when only one that scores is served. One with attention spans is named wherever another scores.',
+      }),
     ),
     ...budgetFields,
+    ...spanFields,
     deadline_ms: DeadlineMs,
     top_logprobs: Type.Optional(
       Type.Integer({
@@ -74,12 +111,15 @@ export const ScoreBody = Type.Object(
       { input: ['A first text.', 'A second one.'], max_steps: 3, return_tokens: false },
       { input: [5, 6, 7, 8], threshold: 0.5, top_logprobs: 2 },
       { input: [[5, 6], [7]], min_steps: 2, deadline_ms: 60000, stride: 4 },
+      { input: 'A text of any length.', model: 'span-lm-bytes', span_max: 64, span_cost: true, return_tokens: false },
+      { input: 'In blocks.', model: 'span-lm-bytes', stream: true },
+      { input: 'Chapter one.', model: 'span-lm-bytes', session: 'draft', session_begin: true },
     ],
   },
 );
 export type ScoreBody = Static<typeof ScoreBody>;
 
-const TopLogprob = Type.Object(
+export const TopLogprob = Type.Object(
   { id: Type.Integer(), text: Type.String(), logprob: Type.Number({ description: 'Nats.' }) },
   { additionalProperties: false },
 );
@@ -140,7 +180,7 @@ export const timingFields = {
 };
 export const TIMING = { additionalProperties: false, description: 'Also sent as the Server-Timing header.' };
 
-const Timing = Type.Object(timingFields, TIMING);
+export const Timing = Type.Object(timingFields, TIMING);
 export type Timing = Static<typeof Timing>;
 
 export const ScoreReply = Type.Object(
@@ -159,6 +199,22 @@ export const ErrorReply = Type.Object({
     param: Nullable(Type.String({ description: 'The field at fault.' })),
   }),
 });
+
+const ModelSpan = Type.Object(
+  {
+    kind: Type.String({ enum: ['adaptive', 'dynamic'], description: 'One span a head, or one a token and head.' }),
+    span_max: Type.Integer({ description: 'Keys that a head could look back at most (S).' }),
+    ramp: Type.Integer({ description: 'Keys of the ramp of the mask (R), which come on top of a span.' }),
+    mean: Type.Number({ description: 'Mean keys of all heads; for the dynamic kind the most they could be.' }),
+    keys: Type.Array(Type.Array(Type.Integer()), { description: 'Keys of each layer and head: ceil(z + R).' }),
+    pools: Type.Array(Type.Array(Type.Object({ heads: Type.Array(Type.Integer()), keys: Type.Integer() })), {
+      description: 'Heads of each layer that share keys as long as the longest span of theirs.',
+    }),
+    block_tokens: Type.Integer({ description: 'Tokens of one step of a text.' }),
+    cache_bytes: Type.Integer({ description: 'What one text or session holds, whatever its length.' }),
+  },
+  { description: 'Of a model whose heads have learned how far to look back.' },
+);
 
 const modelFields = {
   id: Type.String(),
@@ -182,6 +238,7 @@ const modelFields = {
   limits: Type.Record(Type.String(), Type.Integer(), {
     description: 'Upper limits of fields of a request, by field, and of what one request may hold.',
   }),
+  span: Type.Optional(ModelSpan),
 };
 
 export const ModelSummary = Type.Object(modelFields);

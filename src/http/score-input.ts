@@ -1,6 +1,7 @@
 /** The field `input`: its four shapes as one list, every item checked before the first one is tokenised. */
 import type { Config } from '../config.js';
 import { ServerError } from '../errors.js';
+import type { ModelDescription } from '../models/description.js';
 import { SCORE_INPUT_ALLOWED, type ScoreBody } from './schemas.js';
 
 /** One text to score, as text or as token ids. */
@@ -11,6 +12,16 @@ export type ScoreInput =
 export type InputLimits = Pick<Config, 'inputsMax' | 'textBytesMax' | 'queueTokensMax'> & {
   readonly vocabularySize: number;
 };
+
+/**
+ * A text of a model with attention spans may be as long as a body: it is read block by block, so neither the limit on texts, which
+ * guards windows, nor that on waiting tokens applies to it.
+ */
+export function inputLimits({ span, vocabularySize }: ModelDescription, config: Config): InputLimits {
+  if (span === undefined) return { ...config, vocabularySize };
+  const { inputsMax, bodyBytesMax } = config;
+  return { inputsMax, textBytesMax: bodyBytesMax, queueTokensMax: bodyBytesMax, vocabularySize };
+}
 
 /** @throws ServerError INVALID_REQUEST or PAYLOAD_TOO_LARGE, naming the input at fault (`input`, or `input[3]` of a list) */
 export function readInputs(input: ScoreBody['input'], limits: InputLimits, name = 'input'): ScoreInput[] {

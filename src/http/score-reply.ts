@@ -139,7 +139,13 @@ function* tokenTexts(
   }
 }
 
-function topTexts(result: ScoreWindowResult, i: number, topLogprobs: number, textOf: (id: number) => string): string {
+/** The field `top_logprobs` of token i, with the comma that precedes it. */
+export function topTexts(
+  result: Pick<ScoreWindowResult, 'topIds' | 'topLogprobs'>,
+  i: number,
+  topLogprobs: number,
+  textOf: (id: number) => string,
+): string {
   const tops: string[] = [];
   for (let k = i * topLogprobs; k < (i + 1) * topLogprobs; k++) {
     const id = result.topIds[k] as number;

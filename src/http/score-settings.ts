@@ -3,6 +3,7 @@ import type { Config } from '../config.js';
 import type { Budget } from '../engine/protocol.js';
 import type { ModelDescription } from '../models/description.js';
 import { atMost, readBudget, readDeadline } from './budget.js';
+import { assertFieldsFit } from './field-fit.js';
 import type { ScoreBody } from './schemas.js';
 
 export interface ScoreSettings {
@@ -26,6 +27,7 @@ export function scoreSettings(
   model: ModelDescription,
   config: Pick<Config, 'deadlineMsDefault' | 'deadlineMsMax'>,
 ): ScoreSettings {
+  assertFieldsFit(body, model);
   const windowTokens = model.contextTokens - 1;
   const stride = body.stride ?? Math.max(1, Math.floor(model.contextTokens / 2));
   return {

@@ -32,13 +32,8 @@ export async function tokenizeInputs(
   let lanes = 0;
   let tokens = 0;
   for (const input of inputs) {
-    if (signal.aborted) throw new ServerError('CLIENT_CLOSED', 'the client closed the connection');
-    const encoded =
-      'text' in input ? await tokenizer.encode(input.text) : await decodeWithOffsets(tokenizer, input.ids);
+    const encoded = await encodeInput(input, tokenizer, signal);
     const count = encoded.ids.length;
-    if (count === 0) {
-      throw new ServerError('INVALID_REQUEST', `${input.param} holds no tokens: send a longer text`, input.param);
-    }
     const cost = windowCost(count, settings.windowTokens, settings.strideTokens);
     lanes += cost.windows;
     tokens += cost.tokens;
@@ -54,6 +49,14 @@ export async function tokenizeInputs(
     tokenized.push({ encoded, spans: planWindows(count, settings.windowTokens, settings.strideTokens) });
   }
   return tokenized;
+}
+
+/** @throws ServerError INVALID_REQUEST, or CLIENT_CLOSED when `signal` has aborted */
+export async function encodeInput(input: ScoreInput, tokenizer: Tokenizer, signal: AbortSignal): Promise<Encoded> {
+  if (signal.aborted) throw new ServerError('CLIENT_CLOSED', 'the client closed the connection');
+  const encoded = 'text' in input ? await tokenizer.encode(input.text) : await decodeWithOffsets(tokenizer, input.ids);
+  if (encoded.ids.length > 0) return encoded;
+  throw new ServerError('INVALID_REQUEST', `${input.param} holds no tokens: send a longer text`, input.param);
 }
 
 /** The windows of all inputs, in order. They are copies: a view would drag its whole buffer across the thread boundary. */

@@ -5,6 +5,7 @@
  * sets: nothing that a client sends becomes a label.
  */
 import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from 'prom-client';
+import { SPAN_BOUNDS } from '../engine/protocol.js';
 import { TalliedHistogram } from './tallied-histogram.js';
 
 /** What is pulled at a scrape. */
@@ -147,6 +148,28 @@ export function createMetrics(sources: MetricSources, options: MetricOptions) {
       'Keys that attention computed; what exceeds the useful ones is padding.',
       STACK,
     ),
+    // Attention spans
+    keysFull: counter(
+      'ponder_attention_keys_full_total',
+      'Keys that heads of full span would have looked at, for models with attention spans.',
+      STACK,
+    ),
+    spanKeys: tallied('ponder_span_keys', 'Mean span of the heads at each token scored, in keys.', SPAN_BOUNDS),
+    spanBoundShare: gauge(
+      'ponder_span_bound_share',
+      'Realised share of the span bound since start: multiplications that the tokens needed over those computed.',
+      STACK,
+    ),
+    spanCacheBytesUsed: gauge(
+      'ponder_span_cache_bytes_used',
+      'Bytes of keys and values that running texts and open sessions hold.',
+      ['model'],
+    ),
+    spanCacheBytesTotal: gauge('ponder_span_cache_bytes_total', 'Bytes of keys and values that can be held.', [
+      'model',
+    ]),
+    sessionsOpen: gauge('ponder_sessions_open', 'Sessions that are open.', ['model']),
+
     lanesWaiting: gauge('ponder_lanes_waiting', 'Sequences waiting for their first step.', []),
     lanesRunning: gauge('ponder_lanes_running', 'Sequences in the depth loop.', []),
     slotsUsed: gauge('ponder_slots_used', 'Positions whose state is held.', []),

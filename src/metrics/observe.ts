@@ -1,5 +1,5 @@
 /** Event -> metric: what the engine reports and how requests end. */
-import type { EngineTelemetry, StageName, StageTelemetry } from '../engine/protocol.js';
+import type { EngineTelemetry, SpanTelemetry, StageName, StageTelemetry } from '../engine/protocol.js';
 import type { ErrorCode } from '../errors.js';
 import type { Metrics } from './metrics.js';
 
@@ -21,8 +21,8 @@ interface AnsweredRequest {
 /** A scoring request that was answered. */
 export interface ScoredRequest extends AnsweredRequest {
   readonly tokens: number;
-  /** Tokens by steps; the index is the number of steps. */
-  readonly histogram: readonly number[];
+  /** Tokens by steps; the index is the number of steps. Null for a model of fixed depth. */
+  readonly histogram: readonly number[] | null;
 }
 
 /** A translation request that was answered. */
@@ -55,6 +55,9 @@ export class Observer {
   /** Per stack: steps of the positions that halted, and the rows that were computed, in active rows. */
   readonly #depth = new Map<string, { steps: number; rows: number }>();
 
+  /** Per model: multiplications that its tokens needed, and that were computed. */
+  readonly #spanCost = new Map<string, { needed: number; computed: number }>();
+
   constructor(private readonly metrics: Metrics) {}
 
   /** @param route pattern of the route, null when no route matched */
@@ -64,7 +67,7 @@ export class Observer {
 
   scored({ tokens, histogram, ...answered }: ScoredRequest): void {
     this.metrics.tokens.inc({ model: answered.model }, tokens);
-    this.#steps(answered.model, 'score', [histogram]);
+    if (histogram !== null) this.#steps(answered.model, 'score', [histogram]);
     this.#latency(answered);
   }
 
@@ -145,12 +148,31 @@ export class Observer {
     metrics.keysComputed.inc(labels, report.keysComputed);
     for (const rows of report.rowsPerStep) metrics.activeRows.observe(labels, rows);
 
+    if (report.span !== undefined) {
+      this.#span(labels, report.span);
+      return;
+    }
     const stack = `${report.stage} ${report.model}`;
     const depth = this.#depth.get(stack) ?? { steps: 0, rows: 0 };
     depth.steps += haltedSteps;
     depth.rows += report.activeRows + report.renewedRows * RENEWED_ROW_COST[report.stage];
     this.#depth.set(stack, depth);
     if (depth.rows > 0) metrics.realisedBoundShare.set(labels, realisedBoundShare(depth.steps, depth.rows));
+  }
+
+  #span(labels: { readonly model: string; readonly stage: StageName }, span: SpanTelemetry): void {
+    const { metrics } = this;
+    const { model } = labels;
+    metrics.keysFull.inc(labels, span.keysFull);
+    metrics.spanKeys.add(labels, span.tokensBySpan, span.spanSum);
+    metrics.sessionsOpen.set({ model }, span.sessionsOpen);
+    metrics.spanCacheBytesUsed.set({ model }, span.cacheBytesUsed);
+    metrics.spanCacheBytesTotal.set({ model }, span.cacheBytesTotal);
+    const cost = this.#spanCost.get(model) ?? { needed: 0, computed: 0 };
+    cost.needed += span.multiplicationsNeeded;
+    cost.computed += span.multiplicationsComputed;
+    this.#spanCost.set(model, cost);
+    if (cost.computed > 0) metrics.spanBoundShare.set(labels, cost.needed / cost.computed);
   }
 }
 

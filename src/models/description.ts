@@ -54,6 +54,8 @@ export interface SpanDescription {
   readonly ramp: number;
   /** Width of one head. */
   readonly headWidth: number;
+  /** Multiplications of a token outside attention: the matrices of all layers, and the output. */
+  readonly tokenMultiplications: number;
   /** Keys of each layer and head. */
   readonly keys: readonly (readonly number[])[];
   /** Heads of each layer that share a pool as long as the widest of them. */

@@ -112,7 +112,8 @@ function familyFacts(manifest: Manifest) {
         eosId: manifest.tokens.eos,
       };
     case 'adaptive-span': {
-      const { d_model, heads, span_max: spanMax, ramp } = manifest.dimensions;
+      const { d_model, heads, d_ff, vocab, layers, span_max: spanMax, ramp } = manifest.dimensions;
+      const tokenMultiplications = layers * (4 * d_model ** 2 + 2 * d_model * d_ff) + d_model * vocab;
       return {
         family: manifest.family,
         targetLanguage: null,
@@ -122,7 +123,7 @@ function familyFacts(manifest: Manifest) {
         bosId: manifest.tokens.bos,
         // Bytes have no end of text.
         eosId: -1,
-        span: { ...manifest.span, spanMax, ramp, headWidth: d_model / heads },
+        span: { ...manifest.span, spanMax, ramp, headWidth: d_model / heads, tokenMultiplications },
       };
     }
     default:

@@ -2,10 +2,12 @@
  * Decides which blocks of which texts run next, for models that carry a cache from block to block (adaptive span). Pure.
  *
  * A lane is one text; it advances a block of `blockTokens` a turn, the last one shorter. Lanes take turns and a new one goes to the
- * front, so a long text never holds a short one up by more than one step. Blocks of one step have the same length, which is
- * a function of what is left of the lane alone: a score cannot depend on its batch.
+ * front, so a long text never holds a short one up by more than one step. Blocks of one step have the same length and the same
+ * reach, which are functions of what is left of the lane and of its cap alone: a score cannot depend on its batch.
  *
  *   text of 300, blocks of 128:   128 128 48 (44 tokens, padded to a multiple of 16)
+ *
+ * A lane whose reader is `blocksAhead` blocks behind waits for it, and holds its cache meanwhile.
  */
 import { SlotPool } from './slot-pool.js';
 
@@ -25,6 +27,10 @@ export interface SpanLaneRequest {
   readonly topCount: number;
   /** Caps every head's z, in keys; null: none. */
   readonly spanCap: number | null;
+  /** Keys that no head looks further than: what the cap leaves of the model's longest span. */
+  readonly reach: number;
+  /** Blocks done before the first of them is taken; null: any number. */
+  readonly blocksAhead: number | null;
 }
 
 /** What a lane leaves behind when its text is done and more may follow. */
@@ -40,6 +46,8 @@ export class SpanLane {
   slot = -1;
   /** Tokens of this text that are done. */
   done = 0;
+  /** Blocks that are done and not taken. */
+  untaken = 0;
   /** Position in the stream of the text's first token, and the token before it. */
   readonly startsAt: number;
   readonly startId: number;
@@ -58,15 +66,27 @@ export class SpanLane {
   get left(): number {
     return this.request.ids.length - this.done;
   }
+
+  get waitsForReader(): boolean {
+    const { blocksAhead } = this.request;
+    return blocksAhead !== null && this.untaken >= blocksAhead;
+  }
 }
 
 export interface SpanPlan {
   readonly lanes: readonly SpanLane[];
   /** Tokens a lane, padding included; the same for all. */
   readonly blockTokens: number;
+  /** Keys that no head looks further than; the same for all. */
+  readonly reach: number;
 }
 
 const TAIL_MULTIPLE = 16;
+
+/** Tokens of the next block of a text of which `left` are left, padding included. */
+export function blockLength(left: number, blockTokens: number): number {
+  return Math.min(blockTokens, Math.ceil(left / TAIL_MULTIPLE) * TAIL_MULTIPLE);
+}
 
 // Long texts may not take every cache: a short one would wait for a whole long one to end.
 const LONG_BLOCKS = 8;
@@ -110,17 +130,26 @@ export class SpanScheduler {
     this.slots.give(Int32Array.of(slot));
   }
 
+  /** Whoever listens has read a block of a lane. */
+  taken(jobId: number, index: number): void {
+    const lane = this.running.find(({ request }) => request.jobId === jobId && request.index === index);
+    if (lane !== undefined) lane.untaken -= 1;
+  }
+
   schedule(): SpanPlan | null {
     this.admit();
-    const [first] = this.running;
+    const ready = this.running.filter(({ waitsForReader }) => !waitsForReader);
+    const [first] = ready;
     if (first === undefined) return null;
     const blockTokens = this.blockOf(first);
+    const { reach } = first.request;
     const lanesMax = Math.max(1, Math.floor(this.limits.rowsMax / blockTokens));
-    return { lanes: this.running.filter((lane) => this.blockOf(lane) === blockTokens).slice(0, lanesMax), blockTokens };
+    const alike = ready.filter((lane) => this.blockOf(lane) === blockTokens && lane.request.reach === reach);
+    return { lanes: alike.slice(0, lanesMax), blockTokens, reach };
   }
 
   private blockOf(lane: SpanLane): number {
-    return Math.min(this.limits.blockTokens, Math.ceil(lane.left / TAIL_MULTIPLE) * TAIL_MULTIPLE);
+    return blockLength(lane.left, this.limits.blockTokens);
   }
 
   private isLong(lane: SpanLane): boolean {
@@ -146,7 +175,10 @@ export class SpanScheduler {
   /** The plan's blocks are done; returns the lanes that have ended. Those that are not kept have given their slot back. */
   apply(plan: SpanPlan): SpanLane[] {
     const ran = new Set(plan.lanes);
-    for (const lane of plan.lanes) lane.done += Math.min(plan.blockTokens, lane.left);
+    for (const lane of plan.lanes) {
+      lane.done += Math.min(plan.blockTokens, lane.left);
+      lane.untaken += 1;
+    }
     const ended = plan.lanes.filter(({ left }) => left === 0);
     for (const lane of ended) if (!lane.keep) this.release(lane.slot);
     const goOn = plan.lanes.filter(({ left }) => left > 0);

@@ -1,17 +1,19 @@
 import assert from 'node:assert/strict';
 import { readFileSync } from 'node:fs';
 import { test } from 'node:test';
-import type { TSchema } from 'typebox';
+import { type TSchema, Type } from 'typebox';
 import { Value } from 'typebox/value';
 import { ERRORS, type ErrorCode, errorBody, ServerError } from '../../src/errors.js';
 import { LibreTranslateReply } from '../../src/http/libretranslate-schemas.js';
 import { ErrorReply, ScoreBody, ScoreReply } from '../../src/http/schemas.js';
+import { SpanScoreReply } from '../../src/http/span-schemas.js';
 import { TranslateBody, TranslateReply } from '../../src/http/translate-schemas.js';
+import { describeSpanModel } from '../fake-span.js';
 import { describeModel, describeTranslator, FakeEngine, fakeServer } from '../fakes.js';
 import { makeTables, type OpenApi, README, tableIn } from './documents.js';
 
 const REPLIES: Readonly<Record<string, TSchema>> = {
-  '/v1/score': ScoreReply,
+  '/v1/score': Type.Union([ScoreReply, SpanScoreReply]),
   '/v1/translate': TranslateReply,
   '/translate': LibreTranslateReply,
 };
@@ -24,7 +26,11 @@ test("README's tables are those of the code; node dist/test/contract/update-read
 });
 
 test("README's curls are requests that are answered", async (t) => {
-  const models = [describeModel({ id: 'ut-lm-en' }), describeTranslator({ id: 'ut-mt-ende' })];
+  const models = [
+    describeModel({ id: 'ut-lm-en' }),
+    describeTranslator({ id: 'ut-mt-ende' }),
+    describeSpanModel({ id: 'span-lm-bytes' }),
+  ];
   const { app } = await fakeServer([], { engine: new FakeEngine(models) });
   t.after(() => app.close());
   const curls = [...readFileSync(README, 'utf8').matchAll(/curl [^\n]*:8080(\/\S*)[^\n]*\\?\n?[^\n]*-d '([^']+)'/g)];
@@ -49,7 +55,7 @@ test('every request that OpenAPI documents is executed, and its reply is as docu
   for (const [path, methods] of Object.entries(paths)) {
     for (const [method, { requestBody }] of Object.entries(methods)) {
       const examples = Object.values(requestBody?.content['application/json']?.examples ?? {});
-      const url = path.replace('{id}', 'fake');
+      const url = path.replace('{id}', 'fake').replace('{key}', 'draft');
       for (const payload of requestBody === undefined ? [undefined] : examples.map(({ value }) => value)) {
         const reply = await app.inject({
           method: method.toUpperCase() as 'GET' | 'POST',

@@ -113,7 +113,7 @@ test('a translation model does not score, and says what it can', async () => {
   const payload = { input: 'a', model: 'fake-mt' };
   const reply = await server.app.inject({ method: 'POST', url: '/v1/score', payload });
   assert.equal(reply.statusCode, 422);
-  const message = "model 'fake-mt' translates (POST /v1/translate); to score, use one of fake";
+  const message = "model 'fake-mt' translates (POST /v1/translate); to score, use one of fake, span-lm-bytes";
   assert.deepEqual(reply.json().error, {
     code: 'INVALID_REQUEST',
     message,

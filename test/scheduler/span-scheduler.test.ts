@@ -8,7 +8,12 @@ const LIMITS: SpanLimits = { lanesMax: 4, rowsMax: 64, blockTokens: 32 };
 
 function lane(jobId: number, length: number, keep = false): SpanLane {
   const ids = Int32Array.from({ length }, (_, i) => i % 256);
-  return new SpanLane({ jobId, index: 0, ids, topCount: 0, spanCap: null }, 10, null, keep);
+  return new SpanLane(
+    { jobId, index: 0, ids, topCount: 0, spanCap: null, reach: 64, blocksAhead: null },
+    10,
+    null,
+    keep,
+  );
 }
 
 /** Runs to the end; returns the plans as [block, jobs]. */
@@ -77,7 +82,12 @@ test('a kept lane leaves its slot with whoever goes on with it', () => {
   assert.equal(scheduler.slotsUsed, 1);
   const state = { slot: first.slot, position: 20, lastId: 19 };
   const ids = Int32Array.of(20, 21);
-  const next = new SpanLane({ jobId: 2, index: 0, ids, topCount: 0, spanCap: null }, 10, state, false);
+  const next = new SpanLane(
+    { jobId: 2, index: 0, ids, topCount: 0, spanCap: null, reach: 64, blocksAhead: null },
+    10,
+    state,
+    false,
+  );
   assert.deepEqual([next.startsAt, next.startId], [20, 19]);
   scheduler.submit(next);
   run(scheduler);
@@ -90,7 +100,15 @@ test('an aborted job gives its slots back, also one that waits to go on with a s
   const kept = lane(1, 5, true);
   scheduler.submit(kept);
   run(scheduler);
-  const request = { jobId: 2, index: 0, ids: Int32Array.of(1), topCount: 0, spanCap: null };
+  const request = {
+    jobId: 2,
+    index: 0,
+    ids: Int32Array.of(1),
+    topCount: 0,
+    spanCap: null,
+    reach: 64,
+    blocksAhead: null,
+  };
   scheduler.submit(new SpanLane(request, 10, { slot: kept.slot, position: 5, lastId: 4 }, true));
   scheduler.submit(lane(3, 100));
   scheduler.abort(2);
@@ -127,4 +145,38 @@ test('any texts: each is covered once, in order, within the limits, and its bloc
       assert.equal(scheduler.slotsUsed, 0);
     }),
   );
+});
+
+test('a lane whose reader is behind waits, whoever else runs; what is taken lets it go on', () => {
+  const scheduler = new SpanScheduler(LIMITS);
+  const ids = new Int32Array(32 * 5);
+  const request = { jobId: 1, index: 0, ids, topCount: 0, spanCap: null, reach: 64, blocksAhead: 2 };
+  scheduler.submit(new SpanLane(request, 10, null, false));
+  assert.equal(run(scheduler).length, 2, 'two blocks ahead, and no more');
+  assert.equal(scheduler.slotsUsed, 1, 'its cache stays');
+  scheduler.submit(lane(2, 20));
+  assert.deepEqual(run(scheduler), [[32, [2]]]);
+  scheduler.taken(1, 0);
+  scheduler.taken(9, 0);
+  assert.deepEqual(run(scheduler), [[32, [1]]]);
+  scheduler.taken(1, 0);
+  scheduler.taken(1, 0);
+  assert.equal(run(scheduler).length, 2);
+  assert.equal(scheduler.slotsUsed, 0);
+});
+
+test('lanes of different reach never share a step: their windows have different lengths', () => {
+  const scheduler = new SpanScheduler(LIMITS);
+  for (const [jobId, reach] of [
+    [1, 64],
+    [2, 16],
+    [3, 64],
+  ] as const) {
+    const request = { jobId, index: 0, ids: new Int32Array(32), topCount: 0, spanCap: null, reach, blocksAhead: null };
+    scheduler.submit(new SpanLane(request, 10, null, false));
+  }
+  assert.deepEqual(run(scheduler), [
+    [32, [1, 3]],
+    [32, [2]],
+  ]);
 });

@@ -1,5 +1,6 @@
 import { BEAM_MAX, type Config } from '../../config.js';
-import type { ModelDescription } from '../../models/description.js';
+import { laneCacheBytes, meanSpan } from '../../engine/span-keys.js';
+import type { ModelDescription, SpanDescription } from '../../models/description.js';
 import type { App, AppDeps } from '../deps.js';
 import { type ModelTable, modelNamed } from '../model-table.js';
 import {
@@ -48,13 +49,39 @@ function modelDetail(model: ModelDescription, config: Config): ModelDetail {
     parameters: model.parameters,
     halting: { max_steps: model.maxSteps, threshold: model.threshold },
     limits: limitsOf(model, config),
+    ...(model.span === undefined ? {} : { span: spanOf(model.span, config) }),
     provenance: { ...model.provenance },
     quality: { ...model.quality },
   };
 }
 
-function limitsOf({ task, contextTokens, maxSteps }: ModelDescription, config: Config): Record<string, number> {
+function spanOf(span: SpanDescription, { spanBlockTokens }: Config): NonNullable<ModelDetail['span']> {
+  return {
+    kind: span.kind,
+    span_max: span.spanMax,
+    ramp: span.ramp,
+    mean: meanSpan(span, null),
+    keys: span.keys.map((heads) => [...heads]),
+    pools: span.groups.map((groups) => groups.map(({ heads, span: keys }) => ({ heads: [...heads], keys }))),
+    block_tokens: spanBlockTokens,
+    cache_bytes: laneCacheBytes(span, spanBlockTokens),
+  };
+}
+
+function limitsOf({ task, contextTokens, maxSteps, span }: ModelDescription, config: Config): Record<string, number> {
   const { inputsMax, textBytesMax, deadlineMsMax } = config;
+  if (span !== undefined) {
+    const { bodyBytesMax, sessionsMax, sessionIdleMsMax } = config;
+    return {
+      inputs: inputsMax,
+      text_bytes: bodyBytesMax,
+      deadline_ms: deadlineMsMax,
+      top_logprobs: TOP_LOGPROBS_MAX,
+      span_max: span.spanMax,
+      sessions: sessionsMax,
+      session_idle_ms: sessionIdleMsMax,
+    };
+  }
   const common = { inputs: inputsMax, text_bytes: textBytesMax, max_steps: maxSteps, deadline_ms: deadlineMsMax };
   switch (task) {
     case 'score':

@@ -1,13 +1,12 @@
-import type { FastifyReply, FastifyRequest } from 'fastify';
 import { readDeadline } from '../budget.js';
 import type { App, AppDeps } from '../deps.js';
-import { toServerError } from '../errors.js';
 import { type ModelTable, translationModel } from '../model-table.js';
 import { ErrorReply } from '../schemas.js';
+import { sendEvents } from '../send-events.js';
 import { sendTiming } from '../timing.js';
 import { TranslateEvents } from '../translate-events.js';
 import { writeTranslateReply } from '../translate-reply.js';
-import { runTranslation, type TranslationOrder } from '../translate-run.js';
+import { runTranslation } from '../translate-run.js';
 import { TranslateBody, TranslateReply } from '../translate-schemas.js';
 import { translateInputs, translateSettings } from '../translate-settings.js';
 
@@ -35,7 +34,17 @@ export function translateRoutes(app: App, deps: AppDeps, models: ModelTable): vo
 
       const order = { model, inputs, settings, deadlineMs };
       const returnTokens = body.return_tokens ?? true;
-      if (body.stream === true) return sendEvents(request, reply, deps, order, new TranslateEvents(returnTokens));
+      if (body.stream === true) {
+        const events = new TranslateEvents(returnTokens);
+        const work = runTranslation(deps, exit, { ...order, progress: events });
+        return sendEvents(
+          request,
+          reply,
+          deps,
+          events,
+          work.then((translation) => events.finish(translation.reply)),
+        );
+      }
       const translation = await runTranslation(deps, exit, order);
       sendTiming(reply, translation.reply.timing);
       const text = writeTranslateReply(translation.reply, returnTokens ? translation.texts : null);
@@ -43,29 +52,4 @@ export function translateRoutes(app: App, deps: AppDeps, models: ModelTable): vo
       return reply.type('application/json; charset=utf-8').send(text as unknown as TranslateReply);
     },
   );
-}
-
-/** What fails before the first event is answered with its status; what fails later is the last event. */
-async function sendEvents(
-  request: FastifyRequest,
-  reply: FastifyReply,
-  deps: AppDeps,
-  order: TranslationOrder,
-  events: TranslateEvents,
-): Promise<FastifyReply> {
-  const { exit } = request;
-  const work = runTranslation(deps, exit, { ...order, progress: events }).then((translation) =>
-    events.finish(translation.reply),
-  );
-  await Promise.race([events.begun, work]);
-  work.catch((thrown: unknown) => {
-    const error = toServerError(thrown, request, deps.config.bodyBytesMax);
-    exit.outcome = error.code;
-    if (error.code === 'INTERNAL') request.log.error({ err: thrown }, 'request failed');
-    events.fail(error);
-  });
-  return reply
-    .headers({ 'cache-control': 'no-cache', 'x-accel-buffering': 'no' })
-    .type('text/event-stream; charset=utf-8')
-    .send(events.stream);
 }

@@ -1,0 +1,71 @@
+/** What a request to a model with attention spans asks for beside its text. */
+import type { IncomingHttpHeaders } from 'node:http';
+import type { Config } from '../config.js';
+import type { SpanJob } from '../engine/protocol.js';
+import { ServerError } from '../errors.js';
+import type { ModelDescription } from '../models/description.js';
+import { readDeadline } from './budget.js';
+import { assertFieldsFit } from './field-fit.js';
+import type { ScoreBody } from './schemas.js';
+import { sessionKey } from './session-key.js';
+
+export interface SpanSettings {
+  /** In keys; null: the model's own spans. */
+  readonly spanCap: number | null;
+  /** Also score without the cap. */
+  readonly spanCost: boolean;
+  readonly topLogprobs: number;
+  readonly returnTokens: boolean;
+  readonly session: SpanJob['session'];
+  /** null: no deadline. */
+  readonly deadlineMs: number | null;
+}
+
+/**
+ * Types and fixed ranges were checked by the schema; this checks what depends on the model and on other fields.
+ * @throws ServerError INVALID_REQUEST
+ */
+export function spanSettings(
+  body: ScoreBody,
+  model: ModelDescription,
+  config: Pick<Config, 'deadlineMsDefault' | 'deadlineMsMax'>,
+  headers: IncomingHttpHeaders,
+): SpanSettings {
+  assertFieldsFit(body, model);
+  const spanMax = model.span?.spanMax ?? 0;
+  const spanCap = body.span_max ?? null;
+  if (spanCap !== null && spanCap > spanMax) {
+    const message = `span_max must be an integer from 0 to ${spanMax} (the model's longest span), not ${spanCap}`;
+    throw new ServerError('INVALID_REQUEST', message, 'span_max');
+  }
+  if (body.span_cost === true && spanCap === null) {
+    throw new ServerError('INVALID_REQUEST', 'span_cost tells the cost of span_max: set that too', 'span_cost');
+  }
+  return {
+    spanCap,
+    spanCost: body.span_cost ?? false,
+    topLogprobs: body.top_logprobs ?? 0,
+    returnTokens: body.return_tokens ?? true,
+    session: readSession(body, headers),
+    deadlineMs: readDeadline(body.deadline_ms, config),
+  };
+}
+
+/** @throws ServerError INVALID_REQUEST */
+function readSession(body: ScoreBody, headers: IncomingHttpHeaders): SpanJob['session'] {
+  const { session, session_begin: begins = false, session_end: ends = false } = body;
+  if (session === undefined) {
+    const stray = begins ? 'session_begin' : 'session_end';
+    if (begins || ends) throw new ServerError('INVALID_REQUEST', `${stray} needs session: name it`, stray);
+    return null;
+  }
+  if (Array.isArray(body.input) && typeof body.input[0] !== 'number') {
+    const message = 'a session is one stream: send one text, or one list of token ids';
+    throw new ServerError('INVALID_REQUEST', message, 'input');
+  }
+  if (body.span_cost === true) {
+    const message = 'span_cost scores a text twice, which a session cannot: leave it out, or score without session';
+    throw new ServerError('INVALID_REQUEST', message, 'span_cost');
+  }
+  return { key: sessionKey(session, headers), continues: !begins, ends };
+}
