@@ -30,6 +30,10 @@ export async function runScore(
   exit: RequestExit,
   { model, inputs, settings }: ScoreOrder,
 ): Promise<Scoring> {
+  if (model.span !== undefined) {
+    const message = `model '${model.id}' has attention spans, which this endpoint does not tell of: use POST /v1/score`;
+    throw new ServerError('INVALID_REQUEST', message, 'model');
+  }
   const deadlineAtMs = settings.deadlineMs === null ? null : exit.startedAtMs + settings.deadlineMs;
   const tokenizeFromMs = monotonicMs();
   const tokenized = await tokenizeInputs(inputs, tokenizerOf(tokenizers, model), settings, config, exit.signal);

@@ -367,6 +367,12 @@ const BAD: readonly (readonly [string, () => ReturnType<typeof post>, ErrorCode,
   ['a body that is too large', () => post(Buffer.alloc(65_537)), 'PAYLOAD_TOO_LARGE', /65536 bytes/],
   ['an unknown model', () => post(given({}), {}, '/v2/models/none/infer'), 'UNKNOWN_MODEL', /use one of fake/],
   [
+    'a model with attention spans',
+    () => post(given({}), {}, '/v2/models/span-lm-bytes/infer'),
+    'INVALID_REQUEST',
+    /use POST \/v1\/score/,
+  ],
+  [
     'an unknown version',
     () => post(given({}), {}, '/v2/models/fake/versions/2/infer'),
     'UNKNOWN_MODEL',
@@ -404,6 +410,6 @@ test('statistics count successes and failures of each model', async () => {
   const all = (await server.app.inject('/v2/models/stats')).json().model_stats;
   assert.deepEqual(
     all.map(({ name }: Output) => name),
-    ['fake', 'fake-mt'],
+    ['fake', 'fake-mt', 'span-lm-bytes'],
   );
 });
