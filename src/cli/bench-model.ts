@@ -8,7 +8,11 @@ import { CommandError, UsageError } from './command.js';
 export async function loadScorer(config: Config, name: string | undefined): Promise<ModelDescription> {
   const only = name !== undefined ? [name] : config.modelList.length > 0 ? config.modelList : null;
   const { models, refused } = await loadModels({ folder: config.models, only, precision: config.precision });
-  const scorers = models.filter(({ task }) => task === 'score');
+  const [named] = models;
+  if (name !== undefined && named?.span !== undefined) {
+    throw new UsageError(`${name} has one depth for all tokens, and this measures depth: choose another --model`);
+  }
+  const scorers = models.filter(({ task, span }) => task === 'score' && span === undefined);
   const [model, ...others] = scorers;
   if (model !== undefined && others.length === 0) return model;
   if (model !== undefined) {

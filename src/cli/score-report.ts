@@ -16,7 +16,7 @@ export function renderLines(
   texts: readonly { readonly text: string }[],
   columns: number,
 ): string {
-  const textColumns = Math.max(EXCERPT_COLUMNS_MIN, columns - NUMBERS_COLUMNS);
+  const textColumns = excerptColumns(columns);
   const rows = reply.results.map((result, i) => [
     String(result.index + 1),
     grouped(inputs[i]?.encoded.ids.length ?? 0),
@@ -26,6 +26,11 @@ export function renderLines(
     excerpt(texts[i]?.text ?? '', textColumns),
   ]);
   return `${table([['line', 'tokens', 'bits/byte', 'perplexity', 'depth', 'text'], ...rows], [0, 1, 2, 3, 4])}\n`;
+}
+
+/** What is left of a terminal's columns for the text of a line. */
+export function excerptColumns(columns: number): number {
+  return Math.max(EXCERPT_COLUMNS_MIN, columns - NUMBERS_COLUMNS);
 }
 
 /** The sums over all texts, with the depths as a bar chart. */
@@ -63,6 +68,6 @@ function depthChart(histogram: readonly number[]): string {
   return table([['steps', 'tokens', ''], ...rows.slice(1)], [0, 1]);
 }
 
-function bits(value: number | null): string {
+export function bits(value: number | null): string {
   return value === null ? '-' : value.toFixed(4);
 }

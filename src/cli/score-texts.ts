@@ -22,7 +22,7 @@ const BATCH_WINDOWS_MAX = 64;
 const BATCHES_IN_FLIGHT = 8;
 
 /** The queue is the command's own: nothing is refused for its length or its wait. */
-const UNLIMITED = { queueLanesMax: 1_000_000, queueTokensMax: 2 ** 31, queueWaitMsMax: 2 ** 31 - 1 };
+export const UNLIMITED = { queueLanesMax: 1_000_000, queueTokensMax: 2 ** 31, queueWaitMsMax: 2 ** 31 - 1 };
 
 /** One text with its place in the file: line numbers from 0, as in the reply. */
 export interface FileText {
@@ -141,7 +141,7 @@ function tokensOf(windows: readonly ScoreWindow[]): number {
 }
 
 /** The loaders' errors are one line with the remedy, though of no class of their own. */
-async function orCommandError<T>(loading: Promise<T>): Promise<T> {
+export async function orCommandError<T>(loading: Promise<T>): Promise<T> {
   try {
     return await loading;
   } catch (error) {
@@ -151,7 +151,7 @@ async function orCommandError<T>(loading: Promise<T>): Promise<T> {
 }
 
 /** What was given up because of `stop` has no other error than that. */
-async function orStopped<T>(stop: AbortSignal, work: Promise<T>): Promise<T> {
+export async function orStopped<T>(stop: AbortSignal, work: Promise<T>): Promise<T> {
   try {
     return await work;
   } catch (error) {

@@ -2,7 +2,6 @@
 import type { SpanBlockResult } from '../engine/protocol.js';
 import { computedKeysOfText, headCount, meanSpan } from '../engine/span-keys.js';
 import { ServerError } from '../errors.js';
-import type { Encoded } from '../tokenize/types.js';
 import type { SpanOrder } from './span-run.js';
 import type { SpanScoreResult, SpanUsage } from './span-schemas.js';
 
@@ -19,6 +18,12 @@ export class SpanSums {
   }
 }
 
+/** What is needed of a text: how long it is. */
+export interface TextLength {
+  readonly ids: { readonly length: number };
+  readonly bytes: number;
+}
+
 type Order = Pick<SpanOrder, 'model' | 'settings'>;
 
 /**
@@ -27,7 +32,7 @@ type Order = Pick<SpanOrder, 'model' | 'settings'>;
  */
 export function spanResult(
   index: number,
-  { ids, bytes }: Encoded,
+  { ids, bytes }: TextLength,
   sums: SpanSums,
   { model, settings }: Order,
   uncapped: SpanSums | null,
@@ -52,7 +57,7 @@ export function spanResult(
 }
 
 export function spanUsage(
-  texts: readonly Encoded[],
+  texts: readonly TextLength[],
   sums: readonly SpanSums[],
   uncapped: readonly SpanSums[] | null,
   { model, settings }: Order,

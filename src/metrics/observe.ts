@@ -135,11 +135,13 @@ export class Observer {
     const halted = report.haltedAtStep.reduce((sum, count) => sum + count, 0);
     const haltedSteps = weightedSum(report.haltedAtStep);
 
-    metrics.haltingStep.add(labels, report.haltedAtStep.slice(1), haltedSteps);
-    metrics.remainder.add(labels, report.remainderTenths, report.remainderSum);
     metrics.positionSteps.inc(labels, report.activeRows);
-    metrics.positionStepsSaved.inc(labels, halted * maxSteps - haltedSteps);
-    metrics.keyRenewals.inc(labels, report.renewedRows);
+    if (report.span === undefined) {
+      metrics.haltingStep.add(labels, report.haltedAtStep.slice(1), haltedSteps);
+      metrics.remainder.add(labels, report.remainderTenths, report.remainderSum);
+      metrics.positionStepsSaved.inc(labels, halted * maxSteps - haltedSteps);
+      metrics.keyRenewals.inc(labels, report.renewedRows);
+    }
     metrics.steps.inc(labels, report.steps);
     metrics.computeSeconds.inc(labels, report.computeSeconds);
     metrics.hostSeconds.inc(labels, report.hostSeconds);

@@ -122,7 +122,7 @@ for (const [argv, message] of [
   [['-', '--max-steps'], /--max-steps needs a value/],
   [['-', '--max-steps', '0'], /--max-steps must be an integer of at least 1, not '0'/],
   [['-', '--max-steps', '9'], /--max-steps must be an integer from 1 to 8 \(the model's maximum\), not 9/],
-  [['-', '--min-steps', '3', '--max-steps', '2'], /--min-steps must be an integer from 1 to 2 \(max_steps\), not 3/],
+  [['-', '--min-steps', '3', '--max-steps', '2'], /--min-steps must be an integer from 1 to 2 \(--max-steps\), not 3/],
   [['-', '--threshold', '1.5'], /--threshold must be a number above 0 and up to 1, not '1\.5'/],
   [['-', '--threshold', 'NaN'], /--threshold must be a number/],
   [['-', '--stride', '17'], /--stride must be an integer from 1 to 16/],
