@@ -1,5 +1,6 @@
-// The rows of the next step, made on the device: one block walks the table in chunks of a row a thread, so that a row's new place (a prefix sum)
-// is known without asking the host. 8192 rows are 8 chunks.
+// The rows of the next step, made on the device: one block walks the table twice, so that a row's new place (a prefix sum) is known without asking
+// the host. First it counts the rows that each lane keeps, then it moves them, in rounds of MOVED rows a thread: what takes time is waiting for
+// memory, so all loads of a round are under way at once.
 #include "kernels.h"
 
 namespace ponder {
@@ -7,6 +8,11 @@ namespace {
 
 constexpr int THREADS = 1024;
 constexpr int WARPS = THREADS / 32;
+constexpr unsigned WHOLE_WARP = 0xffffffffu;
+/// Rows a thread loads at once: to count them, two numbers each; to move them, all eight, for which there are 64 registers.
+constexpr int COUNTED = 8;
+constexpr int MOVED = 4;
+constexpr int NO_ROW = 0x7fffffff;
 
 /// Exclusive prefix sum over the block; `total` is the sum. Every thread calls.
 __device__ int exclusive_sum(int value, int* warp_sums, int& total) {
@@ -64,52 +70,121 @@ __device__ void write_tiles(const int* counts, const int* firsts, int* warp_sums
   }
 }
 
+/// True in one thread for each lane in the warp, the first that has it; `peers` are the threads with this one's lane. Every thread calls; -1 is none.
+__device__ bool leads(int lane, unsigned& peers) {
+  peers = __match_any_sync(WHOLE_WARP, lane);
+  return lane >= 0 && static_cast<int>(threadIdx.x % 32) == __ffs(peers) - 1;
+}
+
+/// Rows of each lane that do not halt, and where the first of them stands if `firsts` is asked for. Rows of a lane lie side by side, so a warp adds
+/// them up before it touches a counter.
+__device__ void count_lanes(const Row* rows, const bool* halted, int count, int* counts, int* firsts) {
+  for (int base = 0; base < count; base += COUNTED * THREADS) {
+    int lane[COUNTED];
+#pragma unroll
+    for (int k = 0; k < COUNTED; k++) {
+      const int i = base + k * THREADS + threadIdx.x, at = min(i, count - 1);
+      const int slot = rows[at].slot, its_lane = rows[at].lane;
+      const bool stops = halted != nullptr && halted[at];
+      lane[k] = i < count && slot >= 0 && !stops ? its_lane : -1;
+    }
+#pragma unroll
+    for (int k = 0; k < COUNTED; k++) {
+      unsigned peers;
+      if (!leads(lane[k], peers)) continue;
+      atomicAdd(&counts[lane[k]], __popc(peers));
+      if (firsts != nullptr) atomicMin(&firsts[lane[k]], base + k * THREADS + static_cast<int>(threadIdx.x));
+    }
+  }
+}
+
+/// Makes `sums` [MOVED * WARPS] exclusive prefix sums; returns the total. Every thread calls.
+__device__ int sum_round(int* sums, int* total) {
+  __syncthreads();
+  if (threadIdx.x < 32) {
+    int value[MOVED], own = 0;
+#pragma unroll
+    for (int k = 0; k < MOVED; k++) own += value[k] = sums[threadIdx.x * MOVED + k];
+    int inclusive = own;
+#pragma unroll
+    for (int offset = 1; offset < 32; offset *= 2) {
+      const int below = __shfl_up_sync(WHOLE_WARP, inclusive, offset);
+      if (static_cast<int>(threadIdx.x) >= offset) inclusive += below;
+    }
+    int before = inclusive - own;
+#pragma unroll
+    for (int k = 0; k < MOVED; k++) {
+      sums[threadIdx.x * MOVED + k] = before;
+      before += value[k];
+    }
+    if (threadIdx.x == 31) *total = inclusive;
+  }
+  __syncthreads();
+  return *total;
+}
+
+__device__ void store_row(Row* to, int4 low, int4 high) {
+  reinterpret_cast<int4*>(to)[0] = low;
+  reinterpret_cast<int4*>(to)[1] = high;
+}
+
 __global__ void __launch_bounds__(THREADS) compact_rows_kernel(Compaction io) {
   __shared__ int counts[LANES_MAX];
   __shared__ int firsts[LANES_MAX];
   __shared__ int warp_sums[WARPS];
-  for (int lane = threadIdx.x; lane < LANES_MAX; lane += THREADS) {
-    counts[lane] = 0;
-    firsts[lane] = 0x7fffffff;
-  }
+  __shared__ int round_sums[MOVED * WARPS];
+  __shared__ int round_total;
+  counts[threadIdx.x] = 0;
+  firsts[threadIdx.x] = NO_ROW;
   __syncthreads();
   // What a lane keeps decides whether its halted rows are worth renewing, so it is counted first.
-  for (int i = threadIdx.x; i < io.active_count; i += THREADS) {
-    const Row& r = io.active[i];
-    if (r.slot >= 0 && (io.halted == nullptr || !io.halted[i])) atomicAdd(&counts[r.lane], 1);
-  }
+  count_lanes(io.active, io.halted, io.active_count, counts, nullptr);
   __syncthreads();
+  const bool halts = io.halted != nullptr;
+  const unsigned threads_before = (1u << (threadIdx.x % 32)) - 1;
   int kept = 0, renewed = 0;
-  for (int start = 0; start < io.active_count; start += THREADS) {
-    const int i = start + threadIdx.x;
-    Row r = padding();
-    float threshold = 1.0f;
-    bool halted = false;
-    if (i < io.active_count) {
-      r = io.active[i];
-      threshold = io.threshold[i];
-      halted = io.halted != nullptr && io.halted[i];
+  for (int base = 0; base < io.active_count; base += MOVED * THREADS) {
+    int4 low[MOVED], high[MOVED];  // slot, cache_row, position, step; first, visible, lane, limits
+    float threshold[MOVED];
+    bool keeps[MOVED], renews[MOVED];
+#pragma unroll
+    for (int k = 0; k < MOVED; k++) {
+      const int i = base + k * THREADS + threadIdx.x, at = min(i, io.active_count - 1);
+      low[k] = reinterpret_cast<const int4*>(io.active + at)[0];
+      high[k] = reinterpret_cast<const int4*>(io.active + at)[1];
+      threshold[k] = io.threshold[at];
+      renews[k] = halts && io.halted[at];
     }
-    const bool real = r.slot >= 0;
-    const bool keeps = real && !halted, renews = real && halted && counts[r.lane] > 0;
-    if (real && halted) {
-      io.depths[r.slot] = r.step;
-      io.remainders[r.slot] = io.remainder[i];
+#pragma unroll
+    for (int k = 0; k < MOVED; k++) {
+      const int i = base + k * THREADS + threadIdx.x;
+      const bool real = i < io.active_count && low[k].x >= 0, stops = real && renews[k];
+      if (stops) {
+        io.depths[low[k].x] = low[k].w;
+        io.remainders[low[k].x] = io.remainder[i];
+      }
+      if (halts) low[k].w += 1;
+      keeps[k] = real && !stops;
+      renews[k] = stops && counts[high[k].z] > 0;
+      // Both sums in one number: at most 4096 rows a round.
+      const unsigned keep = __ballot_sync(WHOLE_WARP, keeps[k]), renew = __ballot_sync(WHOLE_WARP, renews[k]);
+      if (threadIdx.x % 32 == 0) round_sums[k * WARPS + threadIdx.x / 32] = __popc(keep) | __popc(renew) << 16;
     }
-    if (io.halted != nullptr) r.step += 1;
-    int total;
-    // Both sums in one: at most 1024 rows a chunk.
-    const int places = exclusive_sum((keeps ? 1 : 0) | (renews ? 1 << 16 : 0), warp_sums, total);
-    // All rows of the chunk have been read: the places written lie at or before it.
-    if (keeps) {
-      const int to = kept + (places & 0xffff);
-      io.active[to] = r;
-      io.threshold[to] = threshold;
-      atomicMin(&firsts[r.lane], to);
-    }
-    if (renews) {
-      const int to = renewed + (places >> 16);
-      if (to < io.renewed_capacity) io.renewed[to] = r;
+    // Behind its barriers all rows of the round have been read; where they go lies at or before where they were.
+    const int total = sum_round(round_sums, &round_total);
+#pragma unroll
+    for (int k = 0; k < MOVED; k++) {
+      const int before = round_sums[k * WARPS + threadIdx.x / 32];
+      const unsigned keep = __ballot_sync(WHOLE_WARP, keeps[k]), renew = __ballot_sync(WHOLE_WARP, renews[k]);
+      const int kept_to = kept + (before & 0xffff) + __popc(keep & threads_before);
+      const int renewed_to = renewed + (before >> 16) + __popc(renew & threads_before);
+      unsigned peers;
+      if (leads(keeps[k] ? high[k].z : -1, peers)) atomicMin(&firsts[high[k].z], kept_to);
+      if (keeps[k]) {
+        store_row(io.active + kept_to, low[k], high[k]);
+        io.threshold[kept_to] = threshold[k];
+      }
+      if (renews[k] && renewed_to < io.renewed_capacity) store_row(io.renewed + renewed_to, low[k], high[k]);
     }
     kept += total & 0xffff;
     renewed += total >> 16;
@@ -128,14 +203,9 @@ __global__ void __launch_bounds__(THREADS) tile_rows_kernel(const Row* active, i
   __shared__ int firsts[LANES_MAX];
   __shared__ int warp_sums[WARPS];
   counts[threadIdx.x] = 0;
-  firsts[threadIdx.x] = 0x7fffffff;
+  firsts[threadIdx.x] = NO_ROW;
   __syncthreads();
-  for (int i = threadIdx.x; i < active_count; i += THREADS) {
-    const Row r = active[i];
-    if (r.slot < 0) continue;
-    atomicAdd(&counts[r.lane], 1);
-    atomicMin(&firsts[r.lane], i);
-  }
+  count_lanes(active, nullptr, active_count, counts, firsts);
   __syncthreads();
   int active_rows;
   exclusive_sum(counts[threadIdx.x], warp_sums, active_rows);
