@@ -199,7 +199,7 @@ def export_package(checkpoint: Path, target: Path) -> None:
         "halting": {k: config[k] for k in ("act_type", "halted_state", "forced_stop", "max_steps", "threshold")},
         "parameters": sum(w.numel() for w in weights.values()),
         "precisions": precisions,
-        "provenance": {**config["trained"], "licence": LICENCES[config["task"]]},
+        "provenance": {**config["trained"], "licence": config["trained"].get("licence", LICENCES[config["task"]])},
         "quality": {"checkpoint": config["measured"]},
     }
     write_manifest(target, facts, before)
@@ -219,6 +219,10 @@ def export_span(checkpoint: Path, target: Path) -> None:
     """Bytes as vocabulary. `<checkpoint without suffixes>.json` beside the file holds provenance and quality."""
     before = read_manifest(target)
     shape, weights = adaptive_span.load_checkpoint(checkpoint)
+    described = checkpoint.with_name(checkpoint.name.split(".")[0] + ".json")
+    if not described.is_file():
+        raise ValueError(f"no {described.name} beside {checkpoint.name}: docs/your-model.md says what belongs into it")
+    about = json.loads(described.read_text())
     constants = span_onnx.initialisers(shape, weights)
     precisions = write_package(target, constants, span_onnx.graphs(shape, weights, constants))
     model = adaptive_span.SpanModel(shape, span_onnx.reference_weights(shape, weights, constants))
@@ -228,7 +232,6 @@ def export_span(checkpoint: Path, target: Path) -> None:
         logprobs = model.logprobs(torch.tensor([START_BYTE, *ids[:-1]]))[torch.arange(len(ids)), torch.tensor(ids)]
         golden.append({"text": text, "ids": ids, "logprobs": [round(x, 4) for x in logprobs.tolist()]})
     write_json(target / "golden.json", golden)
-    about = json.loads(checkpoint.with_name(checkpoint.name.split(".")[0] + ".json").read_text())
     facts = {
         "family": "adaptive-span",
         "task": "score",

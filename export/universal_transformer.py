@@ -128,13 +128,39 @@ class Stack:
 
 
 def load(folder: Path) -> tuple[dict, dict[str, Tensor]]:
-    """Reads `config.json` and `model.safetensors` (float32 tensors). Raises ValueError naming an unsupported option."""
+    """Reads `config.json` and `model.safetensors` (float32 tensors). Raises ValueError naming what is missing, unsupported or wrong."""
+    for file in ("config.json", "model.safetensors", "tokenizer.json", "golden.json"):
+        if not (folder / file).is_file():
+            raise ValueError(f"{folder.name} has no {file}: docs/your-model.md says what belongs into a checkpoint")
     config = json.loads((folder / "config.json").read_text())
     for key, value in SUPPORTED.items():
         if config.get(key) != value:
             raise ValueError(f"{folder.name}: {key} is {config.get(key)!r}, this exporter computes {value!r}")
     weights = {k: v.float() for k, v in load_file(folder / "model.safetensors").items()}
+    for name, shape in expected(config).items():
+        if name not in weights:
+            raise ValueError(f"{folder.name}: model.safetensors has no tensor {name}")
+        if tuple(weights[name].shape) != shape:
+            raise ValueError(f"{folder.name}: {name} is {list(weights[name].shape)}, {list(shape)} is expected")
+        if not torch.isfinite(weights[name]).all():
+            raise ValueError(f"{folder.name}: {name} holds NaN or infinity")
     return config, weights
+
+
+def expected(config: dict) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of the tensors that the model computes with."""
+    d, ff = config["d_model"], config["d_ff"]
+    out: dict[str, tuple[int, ...]] = {"emb.weight": (config["vocab"], d)}
+    for prefix in ("",) if config["task"] == "lm" else ("enc.", "dec."):
+        matrices = {"qkv": (3 * d, d), "o": (d, d), "f1": (ff, d), "f2": (d, ff), "halt": (1, d)}
+        norms = ["block.ln1", "block.ln2", "lnf"]
+        if prefix == "dec.":
+            matrices |= {"xq": (d, d), "xkv": (2 * d, d), "xo": (d, d)}
+            norms.append("block.lnx")
+        for name, shape in matrices.items():
+            out |= {f"{prefix}block.{name}.weight": shape, f"{prefix}block.{name}.bias": shape[:1]}
+        out |= {f"{prefix}{name}.{part}": (d,) for name in norms for part in ("weight", "bias")}
+    return out
 
 
 class LanguageModel:

@@ -24,6 +24,11 @@ export const COMMANDS: Readonly<Record<string, CommandEntry>> = {
     load: async () => (await import('./inspect.js')).run,
     stops: false,
   },
+  export: {
+    help: 'Make a model package of a PyTorch checkpoint.',
+    load: async () => (await import('./export.js')).run,
+    stops: true,
+  },
   bench: {
     help: 'Measure adaptive against full depth, and against other loops.',
     load: async () => (await import('./bench.js')).run,
