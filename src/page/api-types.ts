@@ -57,8 +57,17 @@ export interface SpanToken {
 }
 
 export interface SpanReply {
-  readonly results: readonly { readonly bits_per_byte: number | null; readonly tokens?: readonly SpanToken[] }[];
-  readonly usage: { readonly tokens: number };
+  readonly results: readonly {
+    readonly bits_per_byte: number | null;
+    readonly span: { readonly mean: number };
+    readonly tokens?: readonly SpanToken[];
+  }[];
+  readonly usage: {
+    readonly tokens: number;
+    readonly keys: number;
+    readonly keys_computed: number;
+    readonly keys_full: number;
+  };
   readonly timing: Timing;
 }
 

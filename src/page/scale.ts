@@ -14,7 +14,7 @@ export function shareLevel(share: number): number {
   return Math.max(0, Math.min(LEVELS - 1, Math.round(share * (LEVELS - 1))));
 }
 
-/** Of a number of keys: spans go from a few to thousands, so their level is that of their logarithm. */
-export function spanLevel(keys: number, spanMax: number): number {
-  return shareLevel(spanMax <= 1 ? 1 : Math.log(Math.max(1, keys)) / Math.log(spanMax));
+/** Of a number of keys: spans go from the ramp to thousands, so their level is that of their logarithm. */
+export function spanLevel(keys: number, ramp: number, spanMax: number): number {
+  return shareLevel(spanMax <= ramp ? 1 : Math.log(Math.max(1, keys) / ramp) / Math.log(spanMax / ramp));
 }

@@ -15,11 +15,16 @@ export function cappedKeys({ keys, ramp }: SpanFacts, cap: number | null): numbe
 }
 
 /**
- * What a head with so many keys saw when it predicted a token: the token before it is at distance 1, and what stands before the
- * first token counts as a key too.
+ * Keys that a head with so many of them had when it predicted the token at `index`. The token before it asks, and attends to what
+ * stands before itself: to the tokens from `index - 2` back, and to the start.
  */
 export function looked(keys: number, index: number): number {
-  return Math.min(keys, index + 1);
+  return Math.min(keys, index);
+}
+
+/** How far back a head must look from there to see the token at `seen`; 0 for the one that asks. */
+export function distanceTo(seen: number, index: number): number {
+  return index - 1 - seen;
 }
 
 /** Share of the heads that look at least so far back, from the spans of all of them. */

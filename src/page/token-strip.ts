@@ -20,6 +20,8 @@ export const TOKENS_SHOWN_MAX = 4000;
 
 export class TokenStrip {
   readonly #tokens: HTMLElement[] = [];
+  /** Bytes run on as text does; their spaces need no sign. */
+  readonly #dense: boolean;
   #chosen = -1;
 
   /** @param onChoose is told the index of the token that is pointed at, focused or clicked */
@@ -27,6 +29,7 @@ export class TokenStrip {
     readonly list: HTMLElement,
     private readonly onChoose: (index: number) => void,
   ) {
+    this.#dense = list.classList.contains('dense');
     list.addEventListener('focusin', ({ target }) => this.#chooseElement(target));
     list.addEventListener('click', ({ target }) => this.#chooseElement(target));
     list.addEventListener('pointerover', (event) => {
@@ -92,7 +95,7 @@ export class TokenStrip {
         'aria-label': label,
         'data-figure': figure,
       },
-      shown.trim() === '' && !/[\n\t]/.test(shown) ? '␣'.repeat(Math.min(8, shown.length)) : visible(shown),
+      /^ +$/.test(shown) && !this.#dense ? '␣'.repeat(Math.min(8, shown.length)) : visible(shown),
     );
     setLevel(token, level);
     this.#tokens.push(token);

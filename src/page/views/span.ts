@@ -10,7 +10,7 @@ import { Notice } from '../notice.js';
 import { paintedSince } from '../paint.js';
 import { shareLevel, spanLevel } from '../scale.js';
 import { ShareBar } from '../share-bar.js';
-import { cappedKeys, looked, meanOf, type SpanFacts, shareLooking } from '../span-reach.js';
+import { cappedKeys, distanceTo, looked, meanOf, type SpanFacts, shareLooking } from '../span-reach.js';
 import { count, fixed, marked, milliseconds, quoted, short } from '../text.js';
 import { TOKENS_SHOWN_MAX, TokenStrip } from '../token-strip.js';
 import type { View } from './view.js';
@@ -78,7 +78,7 @@ export class SpanView implements View {
     }
     this.#span = span;
     this.#cap.max = String(span.span_max);
-    this.#cap.value = String(numberParam(params, 'span_max', 1, span.span_max) ?? span.span_max);
+    this.#cap.value = String(numberParam(params, 'span_max', 0, span.span_max) ?? span.span_max);
     const heads = span.keys.flatMap((layer, l) => layer.map((keys, h) => [l, h, keys] as const));
     this.#show.replaceChildren(
       el('option', { value: 'heads' }, 'how many heads look there'),
@@ -140,7 +140,7 @@ export class SpanView implements View {
     }
   }
 
-  #showReply({ results }: SpanReply): void {
+  #showReply({ results, usage }: SpanReply): void {
     const [result] = results;
     const span = this.#span;
     if (result === undefined || span === null) return;
@@ -155,13 +155,11 @@ export class SpanView implements View {
     );
     const left = this.#tokens.length - TOKENS_SHOWN_MAX;
     need('span-more', HTMLElement).textContent = left > 0 ? `and ${count(left)} bytes more, which are not drawn` : '';
-    const spans = cappedKeys(span, this.#capAsked).flat();
-    const perToken = this.#tokens.flatMap((token) => token.span ?? []);
-    const mean = meanOf(perToken.length > 0 ? perToken : spans);
     drawFacts(need('span-facts', HTMLElement), [
       ['Bits per byte', fixed(result.bits_per_byte, 3)],
-      ['Mean span', `${short(mean)} keys`],
-      ['Of the widest possible', `${fixed((100 * mean) / span.span_max, 1)} %`],
+      ['Mean span', `${short(result.span.mean)} of ${count(span.span_max)} keys`],
+      ['Keys looked at, of full spans', `${fixed((100 * usage.keys) / usage.keys_full, 1)} %`],
+      ['Keys computed for that', `${fixed((100 * usage.keys_computed) / usage.keys_full, 1)} %`],
     ]);
     if (this.#strip.chosen < 0) this.#strip.choose(Math.min(this.#tokens.length, TOKENS_SHOWN_MAX) - 1);
     this.#showToken();
@@ -207,7 +205,7 @@ export class SpanView implements View {
           'tr',
           {},
           el('th', { scope: 'row' }, `layer ${l}`),
-          ...layer.map((keys, h) => this.#cell(`${l}.${h}`, keys, span.span_max)),
+          ...layer.map((keys, h) => this.#cell(`${l}.${h}`, keys, spanLevel(keys, span.ramp, span.span_max))),
         ),
       ),
     );
@@ -218,12 +216,8 @@ export class SpanView implements View {
   }
 
   /** A click is a short cut for the list above the text, which does the same by keyboard. */
-  #cell(head: string, keys: number, spanMax: number): HTMLTableCellElement {
-    const cell = el(
-      'td',
-      { 'data-level': spanLevel(keys, spanMax), class: head === this.#show.value ? 'is-shown' : '' },
-      count(keys),
-    );
+  #cell(head: string, keys: number, level: number): HTMLTableCellElement {
+    const cell = el('td', { 'data-level': level, class: head === this.#show.value ? 'is-shown' : '' }, count(keys));
     cell.addEventListener('click', () => {
       this.#show.value = this.#show.value === head ? 'heads' : head;
       this.#showToken();
@@ -245,7 +239,7 @@ export class SpanView implements View {
     const spans = show !== 'heads' && own !== undefined ? [own] : dynamic === undefined ? all.flat() : [dynamic];
     this.#strip.recolour((i) => {
       if (i >= index) return null;
-      const share = shareLooking(spans, index - i);
+      const share = shareLooking(spans, distanceTo(i, index));
       return share === 0 ? null : shareLevel(share);
     });
   }
