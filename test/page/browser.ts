@@ -10,7 +10,7 @@ import { findChromium, launch } from './chromium.js';
 const found = findChromium();
 
 /** For `test`: skipped, with the reason, where there is no browser. */
-export const BROWSER = { skip: 'missing' in found && found.missing, timeout: 30_000 };
+export const BROWSER = { skip: 'missing' in found && found.missing, timeout: 60_000 };
 
 let browser: Browser;
 
