@@ -1,6 +1,6 @@
 // Ragged attention on tensor cores, after FlashAttention-2 (Dao 2023, arXiv 2307.08691): a block takes a tile of up to 64 queries that see the
-// same keys, and one head; a warp takes 16 of the queries. Keys and values come through an index list, 64 at a time, into shared memory;
-// scores never leave registers, the softmax is kept running in float32.
+// same keys, and one head; a warp takes 16 of the queries. Keys and values come through an index list, CHUNK at a time, into shared memory, while
+// earlier chunks are worked on; scores never leave registers, the softmax is kept running in float32.
 //
 // Chunks of keys start at the tile's first key, so a query's sums are made in the same order whatever else is in the tile or the batch.
 #include "kernels.h"
@@ -10,7 +10,7 @@ namespace {
 
 constexpr int WARPS = TILE_ROWS / 16;
 constexpr int THREADS = WARPS * 32;
-constexpr int CHUNK = 64;
+constexpr int CHUNK = 32;
 constexpr float LOG2E = 1.4426950408889634f;
 
 /// c += a b for a [16, 16], b [16, 8] in half precision, c [16, 8] in float32.
@@ -27,6 +27,23 @@ __device__ void load_transposed(unsigned (&r)[4], const __half* from) {
                : "r"(address));
 }
 
+__device__ void load(unsigned (&r)[4], const __half* from) {
+  const unsigned address = static_cast<unsigned>(__cvta_generic_to_shared(from));
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];\n" : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3]) : "r"(address));
+}
+
+/// Starts to copy 16 bytes into shared memory, or to clear them.
+__device__ void start_copy(__half* to, const __half* from, bool clear) {
+  const unsigned address = static_cast<unsigned>(__cvta_generic_to_shared(to));
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;\n" ::"r"(address), "l"(from), "r"(clear ? 0 : 16) : "memory");
+}
+__device__ void end_of_chunk() { asm volatile("cp.async.commit_group;\n" ::: "memory"); }
+/// Waits until this thread's copies have arrived, but for those of the last `LEFT` chunks.
+template <int LEFT>
+__device__ void await_chunk() {
+  asm volatile("cp.async.wait_group %0;\n" ::"n"(LEFT) : "memory");
+}
+
 __device__ unsigned pair(float low, float high) {
   const __half2 packed = __floats2half2_rn(low, high);
   return *reinterpret_cast<const unsigned*>(&packed);
@@ -41,12 +58,19 @@ __device__ float sum_over_quad(float x) {
   return x + __shfl_xor_sync(0xffffffffu, x, 2);
 }
 
+/// Blocks of a multiprocessor at a time: while one waits for its first keys, others compute. Registers set the limit.
+constexpr int blocks_at_once(int d_head) { return d_head > 64 ? 3 : 5; }
+
 template <int D>
-__global__ void __launch_bounds__(THREADS) attention_kernel(Attention io) {
+__global__ void __launch_bounds__(THREADS, blocks_at_once(D)) attention_kernel(Attention io) {
   // Eight numbers of padding a row put the rows that a warp reads together into different banks.
   constexpr int STRIDE = D + 8;
-  __shared__ __align__(16) __half keys[CHUNK * STRIDE];
-  __shared__ __align__(16) __half values[CHUNK * STRIDE];
+  // Chunks in shared memory at a time: one that is worked on, the others on their way.
+  constexpr int STAGES = D > 64 ? 2 : 3;
+  constexpr int PARTS = D / 8;  // of 16 bytes a key
+  constexpr int COPIES = CHUNK * PARTS / THREADS;
+  __shared__ __align__(16) __half all_keys[STAGES][CHUNK * STRIDE];
+  __shared__ __align__(16) __half all_values[STAGES][CHUNK * STRIDE];
   __shared__ int seen_by_tile;
 
   const Tile tile = io.tiles[blockIdx.x];
@@ -84,27 +108,54 @@ __global__ void __launch_bounds__(THREADS) attention_kernel(Attention io) {
   __syncthreads();
   const int seen = seen_by_tile;
 
-  for (int start = 0; start < seen; start += CHUNK) {
-    for (int i = threadIdx.x; i < CHUNK * (D / 8); i += THREADS) {
-      const int key = i / (D / 8), part = i % (D / 8);
-      uint4 k = {0, 0, 0, 0}, v = {0, 0, 0, 0};
-      if (start + key < seen) {
-        const size_t at = static_cast<size_t>(io.key_index[first_key + start + key]) * width + head * D + part * 8;
-        k = *reinterpret_cast<const uint4*>(io.keys + at);
-        v = *reinterpret_cast<const uint4*>(io.values + at);
-      }
-      *reinterpret_cast<uint4*>(keys + key * STRIDE + part * 8) = k;
-      *reinterpret_cast<uint4*>(values + key * STRIDE + part * 8) = v;
+  const int chunks = (seen + CHUNK - 1) / CHUNK;
+  // Where this thread's parts of the next chunk lie, asked for one chunk ahead.
+  int slots[COPIES];
+  auto find = [&](int chunk) {
+#pragma unroll
+    for (int j = 0; j < COPIES; j++) {
+      const int key = chunk * CHUNK + (threadIdx.x + j * THREADS) / PARTS;
+      slots[j] = key < seen ? io.key_index[first_key + key] : -1;
     }
+  };
+  auto fetch = [&](int chunk) {
+    if (chunk < chunks) {
+#pragma unroll
+      for (int j = 0; j < COPIES; j++) {
+        const int i = threadIdx.x + j * THREADS, key = i / PARTS, part = i % PARTS;
+        const bool beyond = slots[j] < 0;
+        // What lies beyond is cleared: its weight is zero, but zero times anything left there may be no number.
+        const size_t from = beyond ? 0 : static_cast<size_t>(slots[j]) * width + head * D + part * 8;
+        start_copy(all_keys[chunk % STAGES] + key * STRIDE + part * 8, io.keys + from, beyond);
+        start_copy(all_values[chunk % STAGES] + key * STRIDE + part * 8, io.values + from, beyond);
+      }
+      find(chunk + 1);
+    }
+    end_of_chunk();
+  };
+  find(0);
+#pragma unroll
+  for (int chunk = 0; chunk < STAGES - 1; chunk++) fetch(chunk);
+
+  for (int chunk = 0; chunk < chunks; chunk++) {
+    await_chunk<STAGES - 2>();
+    // Everyone's copies have arrived, and everyone is done with the stage that is filled next.
     __syncthreads();
-    if (start < seen_by_warp) {
+    fetch(chunk + STAGES - 1);
+    const __half* keys = all_keys[chunk % STAGES];
+    const __half* values = all_values[chunk % STAGES];
+    const int start = chunk * CHUNK, left = seen_by_warp - start;
+    if (left > 0) {
       float score[CHUNK / 8][4] = {};
 #pragma unroll
       for (int n = 0; n < CHUNK / 8; n++) {
-        const __half* from = keys + (n * 8 + group) * STRIDE + column * 2;
+        if (n * 8 >= left) continue;  // hidden below
 #pragma unroll
-        for (int k = 0; k < D / 16; k++) {
-          multiply(score[n], q[k], *reinterpret_cast<const unsigned*>(from + k * 16), *reinterpret_cast<const unsigned*>(from + k * 16 + 8));
+        for (int k = 0; k < D / 16; k += 2) {
+          unsigned b[4];
+          load(b, keys + (n * 8 + thread % 8) * STRIDE + k * 16 + thread / 8 * 8);
+          multiply(score[n], q[k], b[0], b[1]);
+          multiply(score[n], q[k + 1], b[2], b[3]);
         }
       }
 #pragma unroll
@@ -142,6 +193,7 @@ __global__ void __launch_bounds__(THREADS) attention_kernel(Attention io) {
       }
 #pragma unroll
       for (int block = 0; block < CHUNK / 16; block++) {
+        if (block * 16 >= left) continue;
         const unsigned weights[4] = {
             pair(score[2 * block][0], score[2 * block][1]), pair(score[2 * block][2], score[2 * block][3]),
             pair(score[2 * block + 1][0], score[2 * block + 1][1]), pair(score[2 * block + 1][2], score[2 * block + 1][3])};
@@ -155,7 +207,6 @@ __global__ void __launch_bounds__(THREADS) attention_kernel(Attention io) {
         }
       }
     }
-    __syncthreads();
   }
 #pragma unroll
   for (int half = 0; half < 2; half++) {
