@@ -2,7 +2,7 @@
  * The loops that a user of onnxruntime-node would write over the graphs of a translation package, without the engine: what
  * translation_compare.py compares it with.
  *
- *   node export/node/translate-loop.mjs PACKAGE PRECISION THREADS
+ *   node export/node/translate-loop.mjs PACKAGE PRECISION THREADS [cpu|cuda]
  *
  * It reads one JSON object a line and answers one a line: { ids, mode } -> { results: [{ ids, depths }], seconds }. Sentences go as one
  * batch. In every step all rows are computed until the deepest of the batch has halted, and what has halted is put back as it was,
@@ -216,9 +216,9 @@ function poolsOf(out) {
   return Object.fromEntries(POOLS.map((name) => [name, out[`${name}_out`]]));
 }
 
-async function openSessions(folder, graphs, threads) {
+async function openSessions(folder, graphs, threads, provider) {
   const options = {
-    executionProviders: ['cpu'],
+    executionProviders: [provider],
     graphOptimizationLevel: 'all',
     intraOpNumThreads: threads,
     interOpNumThreads: 1,
@@ -232,9 +232,9 @@ async function openSessions(folder, graphs, threads) {
 }
 
 async function main() {
-  const [folder, precision, threads] = process.argv.slice(2);
+  const [folder, precision, threads, provider = 'cpu'] = process.argv.slice(2);
   const manifest = JSON.parse(readFileSync(join(folder, 'manifest.json'), 'utf8'));
-  const loop = new Loop(await openSessions(folder, manifest.precisions[precision], Number(threads)), {
+  const loop = new Loop(await openSessions(folder, manifest.precisions[precision], Number(threads), provider), {
     width: manifest.dimensions.d_model,
     maxSteps: manifest.halting.max_steps,
     threshold: manifest.halting.threshold,

@@ -19,6 +19,7 @@ done
 find "$app/node_modules/onnxruntime-node/bin/napi-v6" -mindepth 1 -maxdepth 1 ! -name linux -exec rm -rf {} +
 rm -rf "$app/node_modules/onnxruntime-node/bin/napi-v6/linux/arm64" "$app/node_modules/onnxruntime-web" "$app"/node_modules/@koromix/koffi-{darwin,win32,freebsd,openbsd,android}*
 mkdir -p "$app/dist" && cp -r dist/src dist/loadtest "$app/dist/"
+mkdir -p "$app/export/node" && cp export/node/translate-loop.mjs "$app/export/node/"
 # Weights travel with the repository; graphs and manifests may be newer.
 mkdir -p "$app/models" && for model in ut-lm-en ut-mt-ende; do
   mkdir -p "$app/models/$model" && find "$models/$model" -type f ! -name weights.bin -exec cp {} "$app/models/$model/" \;

@@ -5,8 +5,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import type { ModelDescription } from '../models/description.js';
-import type { Manifest } from '../models/manifest.js';
-import { PRECISIONS } from '../models/manifest.js';
+import type { Manifest, Precision } from '../models/manifest.js';
 import { Helper } from './bench-child.js';
 import type { Measured } from './bench-engine.js';
 import type { NodeLoopRequest } from './bench-node-loop.js';
@@ -23,6 +22,9 @@ export interface BaselineWork {
   readonly threads: number;
 }
 
+/** Those whose graphs run on a CPU with ONNX Runtime alone. */
+const CPU_PRECISIONS = ['int8', 'float32'] as const satisfies readonly Precision[];
+
 /** A loop over onnxruntime-node for each precision of the package; one process does both, one at a time. */
 export function nodeLoopBaselines({ model, manifest, sequences, threads }: BaselineWork): {
   baselines: Baseline[];
@@ -30,13 +32,14 @@ export function nodeLoopBaselines({ model, manifest, sequences, threads }: Basel
 } {
   const script = new URL('./bench-node-loop.js', import.meta.url);
   const helper = new Helper<NodeLoopRequest, Measured>(script, 'the loop over onnxruntime-node');
-  const baselines = PRECISIONS.flatMap((precision): Baseline[] => {
+  const baselines = CPU_PRECISIONS.flatMap((precision): Baseline[] => {
     const graphs = manifest.precisions[precision];
     const { begin, step, finish } = graphs ?? {};
     if (begin === undefined || step === undefined || finish === undefined) return [];
     const request: NodeLoopRequest = {
       packageFolder: model.folder,
       precision,
+      provider: 'cpu',
       files: { begin: begin.file, step: step.file, finish: finish.file },
       threads,
       sequences,

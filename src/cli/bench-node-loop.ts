@@ -17,6 +17,8 @@ import type { Measured } from './bench-engine.js';
 export interface NodeLoopRequest {
   readonly packageFolder: string;
   readonly precision: Precision;
+  /** Where the graphs run; tensors come and go through host memory either way, as `run` has them. */
+  readonly provider: 'cpu' | 'cuda';
   readonly files: { readonly begin: string; readonly step: string; readonly finish: string };
   readonly threads: number;
   readonly sequences: readonly Int32Array[];
@@ -150,10 +152,10 @@ function putBack(from: Tensor, to: Tensor, row: number): void {
   (to.data as Float32Array).set(values, row * columns);
 }
 
-async function openSessions(ort: Ort, { packageFolder, files, threads }: NodeLoopRequest): Promise<Sessions> {
+async function openSessions(ort: Ort, { packageFolder, provider, files, threads }: NodeLoopRequest): Promise<Sessions> {
   const open = (file: string) =>
     ort.InferenceSession.create(join(packageFolder, file), {
-      executionProviders: ['cpu'],
+      executionProviders: [provider],
       graphOptimizationLevel: 'all',
       intraOpNumThreads: threads,
       interOpNumThreads: 1,
