@@ -3,7 +3,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/../../.gpu"
 mkdir -p have run
-cp parts/*/* have/
+cp -r parts/*/* have/
 for need in app.tar.xz node.xz libonnxruntime.so.1.xz provider.00 provider.05 provider.09; do
   [ -f "have/$need" ] || { echo "waiting for $need"; exit 0; }
 done
@@ -12,5 +12,5 @@ lib=run/node_modules/onnxruntime-node/bin/napi-v6/linux/x64
 [ -f run/node ] || { xz -dc have/node.xz > run/node && chmod +x run/node; }
 xz -dc have/libonnxruntime.so.1.xz > "$lib/libonnxruntime.so.1"
 cat have/provider.?? | xz -T0 -dc > "$lib/libonnxruntime_providers_cuda.so"
-for model in run/models/*; do cp "../models/$(basename "$model")/weights.bin" "$model/"; done
+for model in run/models/*; do cp "../models/$(basename "$model")/"{weights.bin,tokenizer.json} "$model/"; done
 echo 'ready: .gpu/run'

@@ -24,6 +24,7 @@ const SIGNATURES = {
   cudaStreamSynchronize: 'void *stream',
   cudaStreamBeginCapture: 'void *stream, int mode',
   cudaStreamEndCapture: 'void *stream, void *out',
+  cudaGraphGetNodes: 'void *graph, void *nodes, void *count',
   cudaGraphInstantiate: 'void *out, void *graph, uint64_t flags',
   cudaGraphLaunch: 'void *executable, void *stream',
   cudaGraphDestroy: 'void *graph',

@@ -229,6 +229,7 @@ class CudaDevice implements Device {
     try {
       const settings = {
         device_id: String(this.options.deviceId),
+        has_user_compute_stream: '1',
         user_compute_stream: String(this.stream),
         arena_extend_strategy: 'kSameAsRequested',
         // Convolutions would otherwise be tuned at the first run; there are none.
@@ -282,6 +283,10 @@ class CudaDevice implements Device {
     } finally {
       cuda.cudaStreamEndCapture(stream, graph);
     }
+    const nodes = new BigUint64Array(1);
+    cuda.cudaGraphGetNodes(graph[0] as Pointer, null, nodes);
+    // Work that went to another stream ran at once and would be missing from every launch.
+    if (nodes[0] === 0n) throw new RuntimeFailure('capture', 'the CUDA provider does not run on the stream it was given');
     const executable = handles.take((out) => cuda.cudaGraphInstantiate(out, graph[0] as Pointer, 0));
     cuda.cudaGraphDestroy(graph[0] as Pointer);
     return {
