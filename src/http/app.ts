@@ -28,6 +28,7 @@ import {
 import { parseJsonBody } from './json-body.js';
 import type { ModelTable } from './model-table.js';
 import { RequestExit } from './request-exit.js';
+import { annotate } from './route-notes.js';
 import { RouteTable } from './route-table.js';
 import { completionRoutes } from './routes/completions.js';
 import { documentRoutes } from './routes/documents.js';
@@ -91,6 +92,8 @@ export async function buildApp(deps: AppDeps): Promise<App> {
         description: 'Inference for models that decide for themselves how much to compute.',
       },
     },
+    transformObject: (document) =>
+      annotate('openapiObject' in document ? document.openapiObject : document.swaggerObject),
   });
   await app.register(fastifySwaggerUi, { routePrefix: '/docs', staticCSP: true });
 

@@ -251,7 +251,9 @@ export const ModelDetail = Type.Object({
 });
 export type ModelDetail = Static<typeof ModelDetail>;
 
-export const ModelParams = Type.Object({ id: Type.String({ description: 'Name of the model.' }) });
+export const ModelParams = Type.Object({
+  id: Type.String({ description: 'Name of the model.', examples: ['ut-lm-en'] }),
+});
 
 export const Info = Type.Object({
   name: Type.String(),

@@ -5,6 +5,7 @@ import { type TSchema, Type } from 'typebox';
 import { Value } from 'typebox/value';
 import { ERRORS, type ErrorCode, errorBody, ServerError } from '../../src/errors.js';
 import { LibreTranslateReply } from '../../src/http/libretranslate-schemas.js';
+import { notedRoutes } from '../../src/http/route-notes.js';
 import { ErrorReply, ScoreBody, ScoreReply } from '../../src/http/schemas.js';
 import { SpanScoreReply } from '../../src/http/span-schemas.js';
 import { TranslateBody, TranslateReply } from '../../src/http/translate-schemas.js';
@@ -75,6 +76,20 @@ test('every request that OpenAPI documents is executed, and its reply is as docu
     }
   }
   assert.ok(executed >= 24, `${executed} requests`);
+});
+
+test('every route has a note and a command in /docs, and every note has its route', async (t) => {
+  const { app } = await fakeServer();
+  t.after(() => app.close());
+  const { paths } = (await app.inject('/openapi.json')).json<OpenApi>();
+  const routes = Object.entries(paths).flatMap(([path, methods]) =>
+    Object.entries(methods).map(([method, { description }]) => {
+      const name = `${method.toUpperCase()} ${path}`;
+      assert.match(description ?? '', /[.)]\n\n```sh\ncurl -s/, `${name}: add a note to http/route-notes.ts`);
+      return name;
+    }),
+  );
+  for (const noted of notedRoutes()) assert.ok(routes.includes(noted), `${noted} is no route`);
 });
 
 test('every field of a request says what it is', () => {

@@ -54,6 +54,7 @@ export interface OpenApi {
 
 export interface Operation {
   readonly summary: string;
+  readonly description?: string;
   readonly requestBody?: {
     readonly content: Readonly<
       Record<string, { readonly examples?: Readonly<Record<string, { readonly value: unknown }>> }>

@@ -88,7 +88,12 @@ for (const [what, path, value, reason] of [
     '../sound/begin.onnx',
     /\/precisions\/int8\/step\/file must match/,
   ],
-  ['a graph with an unknown type', 'precisions/int8/step/inputs/ids/type', 'bfloat16', /must be one of float32, float16, int32/],
+  [
+    'a graph with an unknown type',
+    'precisions/int8/step/inputs/ids/type',
+    'bfloat16',
+    /must be one of float32, float16, int32/,
+  ],
   ['a negative dimension', 'precisions/int8/step/inputs/ids/dims', [-1], /\/precisions\/int8\/step\/inputs\/ids\/dims/],
   [
     'a file outside the package',

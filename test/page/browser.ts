@@ -44,17 +44,18 @@ const NOTE_VIOLATIONS = `
   });`;
 
 /**
- * A tab with this address, its views bound. After the test nothing may have been thrown, refused by the content security policy or
- * asked of another host.
+ * A tab. After the test nothing may have been thrown in it, refused by the content security policy or asked of another host than
+ * that of `url`.
  */
-export async function open(t: TestContext, url: string, options: BrowserContextOptions = {}): Promise<Page> {
+export async function newTab(t: TestContext, url: string, options: BrowserContextOptions = {}): Promise<Page> {
   const context = await browser.newContext({ permissions: ['clipboard-read', 'clipboard-write'], ...options });
   const page = await context.newPage();
   const problems: string[] = [];
   page.on('pageerror', (error) => problems.push(`threw ${error.stack ?? error.message}`));
   page.on('dialog', (dialog) => problems.push(`opened a dialog: ${dialog.message()}`));
   page.on('request', (request) => {
-    if (new URL(request.url()).host !== new URL(url).host) problems.push(`asked ${request.url()}`);
+    const { protocol, host } = new URL(request.url());
+    if (protocol !== 'data:' && host !== new URL(url).host) problems.push(`asked ${request.url()}`);
   });
   await page.addInitScript(NOTE_VIOLATIONS);
   t.after(async () => {
@@ -62,6 +63,12 @@ export async function open(t: TestContext, url: string, options: BrowserContextO
     await context.close();
     assert.deepEqual([...problems, ...violations], []);
   });
+  return page;
+}
+
+/** A tab with the playground at this address, its views bound. */
+export async function open(t: TestContext, url: string, options: BrowserContextOptions = {}): Promise<Page> {
+  const page = await newTab(t, url, options);
   await page.goto(url);
   await page.locator('html[data-ready=true]').waitFor();
   return page;

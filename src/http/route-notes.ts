@@ -1,0 +1,81 @@
+/**
+ * What OpenAPI and /docs say of each route beside its summary: a paragraph, and the command that runs its first example. A test sees
+ * to it that every route has one.
+ */
+
+const NOTES: Readonly<Record<string, string>> = {
+  'POST /v1/score':
+    'Tells for every token its log-probability, and the depth and remainder of the position that predicts it; for models with attention spans, how far heads look. A budget (`max_steps`, `min_steps`, `threshold`, `span_max`) changes this request alone.',
+  'DELETE /v1/sessions/{key}':
+    'A session keeps the cache of a model with attention spans between requests. It also ends by itself: with `session_end`, or when it was idle too long.',
+  'POST /v1/translate':
+    'Splits texts into sentences, translates them beside each other and puts them back with their white space. With `stream` each sentence is an event, and in greedy decoding each token as it is decided.',
+  'POST /v1/completions':
+    "As OpenAI's clients send it. `echo` with `logprobs` and `max_tokens` 0 scores a prompt, which is what lm-evaluation-harness asks for; `ponder` beside `usage` tells the depths.",
+  'POST /tokenize': 'The ids that a model would see, and how many they are against its context.',
+  'POST /detokenize': 'The text of ids. Bytes that are no whole character become U+FFFD.',
+  'GET /tokenizer_info': 'For clients that put texts together themselves: special tokens and their ids.',
+  'GET /v1/models':
+    "In the shape that OpenAI's clients read, with what is particular to these models beside it: family, task, halting, spans, limits.",
+  'GET /v1/models/{id}':
+    'The same for one model, with its provenance (data, recipe, licence) and measured quality as the package has them.',
+  'GET /v1/info':
+    'What to look at first when a server is not as expected: options in force, and packages refused with the reason.',
+  'GET /health/live': 'For a liveness probe: says nothing about models.',
+  'GET /health/ready': 'For a readiness probe: 200 when a request sent now would be served.',
+  'GET /metrics':
+    'For Prometheus. No label comes from a client. README lists every series; the Live view of the page draws the main ones.',
+  'GET /openapi.json': 'What this page is made of; client generators read it.',
+  'POST /translate':
+    'For clients of LibreTranslate, unchanged. Plain text or HTML, one text or a list; `source` may be `auto`. Keys in the body are accepted and ignored.',
+  'POST /detect': 'Of all texts of the request together, with a confidence in percent.',
+  'GET /languages': 'Pairs that are served, each language into itself included.',
+  'GET /frontend/settings': 'Limits and defaults that its web page shows.',
+  'GET /health': 'As LibreTranslate answers it.',
+  'GET /v2': 'Name, version and extensions, in the Open Inference Protocol.',
+  'GET /v2/health/live': 'As /health/live.',
+  'GET /v2/health/ready': 'As /health/ready.',
+  'GET /v2/models/{id}': 'Names, types and shapes of the tensors that its /infer takes and gives.',
+  'GET /v2/models/{id}/ready': '200 when the model is served, an error otherwise.',
+  'GET /v2/models/{id}/config': "What Triton's clients ask for before they send binary tensors.",
+  'GET /v2/models/{id}/stats': 'Counts and nanoseconds since the start.',
+  'GET /v2/models/stats': 'Counts and nanoseconds since the start, model by model.',
+  'POST /v2/models/{id}/infer':
+    'Text or token ids and a budget in; log-probabilities, depths, remainders or translations out. Tensors are JSON, or bytes after it (the binary extension).',
+};
+
+interface Operation {
+  description?: string;
+  readonly requestBody?: {
+    readonly content?: Readonly<
+      Record<string, { readonly examples?: Readonly<Record<string, { readonly value?: unknown }>> }>
+    >;
+  };
+}
+
+/** Adds the notes to a document; routes that have none keep what they say of themselves. */
+export function annotate<T extends object>(document: T): T {
+  const { paths = {} } = document as { paths?: Record<string, Record<string, Operation>> };
+  for (const [path, operations] of Object.entries(paths)) {
+    for (const [method, operation] of Object.entries(operations)) {
+      const note = operation.description ?? NOTES[`${method.toUpperCase()} ${path}`];
+      if (note === undefined) continue;
+      operation.description = `${note}\n\n\`\`\`sh\n${commandOf(method, path, operation)}\n\`\`\``;
+    }
+  }
+  return document;
+}
+
+/** Notes of routes that are not there would mislead whoever reads this table. */
+export function notedRoutes(): string[] {
+  return Object.keys(NOTES);
+}
+
+function commandOf(method: string, path: string, { requestBody }: Operation): string {
+  const url = `http://127.0.0.1:8080${path.replace('{id}', 'ut-lm-en').replace('{key}', 'draft')}`;
+  const verb = method === 'get' || method === 'post' ? '' : ` -X ${method.toUpperCase()}`;
+  const [example] = Object.values(requestBody?.content?.['application/json']?.examples ?? {});
+  if (example?.value === undefined) return `curl -s${verb} ${url}`;
+  const body = JSON.stringify(example.value).replaceAll("'", `'\\''`);
+  return `curl -s${verb} ${url} -H 'content-type: application/json' \\\n  -d '${body}'`;
+}
