@@ -286,9 +286,9 @@ export function assertServable(config: Config, models: readonly ModelDescription
         `${name} (${config[name]}) is below the context of ${id} (${contextTokens}): raise ${flagOf(name)}`,
       );
     }
-    // The longest translation with the widest beam, every position at full depth.
-    const rows = contextTokens * maxSteps * BEAM_MAX;
-    if (task === 'translate' && config.cacheRowsMax < rows) {
+    // The longest translation with the widest beam, or the longest generated text, every position at full depth.
+    const rows = contextTokens * maxSteps * (task === 'translate' ? BEAM_MAX : 1);
+    if (config.cacheRowsMax < rows) {
       throw new ConfigError(
         `cacheRowsMax (${config.cacheRowsMax}) is below what a request to ${id} can need (${rows}): raise --cache-rows-max`,
       );

@@ -281,8 +281,8 @@ export interface EngineTelemetry {
   readonly cacheRowsTotal: number;
 }
 
-/** Which stack of a model: a language model scores, a translation model encodes and decodes. */
-export type StageName = 'score' | 'encoder' | 'decoder';
+/** What a model's stack does: a language model scores and generates, a translation model encodes and decodes. */
+export type StageName = 'score' | 'generate' | 'encoder' | 'decoder';
 
 export interface StageTelemetry {
   readonly model: string;

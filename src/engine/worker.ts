@@ -5,6 +5,7 @@
 import { parentPort, receiveMessageOnPort, workerData } from 'node:worker_threads';
 import { monotonicMs } from '../clock.js';
 import { AdaptiveSpan } from '../families/adaptive-span.js';
+import { Generation } from '../families/generation.js';
 import { Translation } from '../families/translation.js';
 import { UniversalTransformer } from '../families/universal-transformer.js';
 import type { ModelDescription } from '../models/description.js';
@@ -13,6 +14,7 @@ import { openOrtCapi } from '../runtime/ort-capi.js';
 import { openOrtNode } from '../runtime/ort-node.js';
 import type { SchedulerLimits } from '../scheduler/scheduler.js';
 import { type DeviceSetup, openDevice, openOnDevice } from './device-stages.js';
+import { GenerateStage } from './generate-stage.js';
 import { EngineLoop } from './loop.js';
 import type { FromEngine, ToEngine } from './protocol.js';
 import { ScoreStage } from './score-stage.js';
@@ -46,7 +48,7 @@ async function openBackend({ backend, threads, spin }: WorkerSetup): Promise<Bac
 }
 
 interface Opened {
-  readonly stage: Stage;
+  readonly stages: readonly Stage[];
   readonly release: () => void;
 }
 
@@ -62,12 +64,27 @@ async function openModel(backend: Backend, model: ModelDescription, setup: Worke
       setup.span,
       monotonicMs,
     );
-    return { stage, release: () => family.release() };
+    return { stages: [stage], release: () => family.release() };
   }
   switch (task) {
     case 'score': {
       const family = await UniversalTransformer.open(backend, model, limits);
-      return { stage: new ScoreStage({ id, maxSteps, family }, limits), release: () => family.release() };
+      // A whole context, and one position more while its last keys are renewed.
+      const slotsMax = Math.max(limits.slotsMax, contextTokens + 1);
+      let generation: Generation | null = null;
+      const open = () => {
+        generation = new Generation(backend, model, family, { slots: slotsMax, cacheRows: cacheRowsMax });
+        return generation;
+      };
+      const stages = [
+        new ScoreStage({ id, maxSteps, family }, limits),
+        new GenerateStage({ id, maxSteps, contextTokens, open }, { ...limits, slotsMax, cacheRowsMax }),
+      ];
+      const release = () => {
+        generation?.release();
+        family.release();
+      };
+      return { stages, release };
     }
     case 'translate': {
       const decoder = { rowsMax: limits.rowsMax, cacheRowsMax };
@@ -83,7 +100,7 @@ async function openModel(backend: Backend, model: ModelDescription, setup: Worke
         memoryRows: limits.slotsMax,
         decoder: { slots: 2 * decoder.rowsMax, cacheRows: cacheRowsMax },
       });
-      return { stage: stage(family), release: () => family.release() };
+      return { stages: [stage(family)], release: () => family.release() };
     }
     default:
       return task satisfies never;
@@ -129,7 +146,7 @@ async function main(setup: WorkerSetup): Promise<void> {
     wake?.();
   });
   const loop = new EngineLoop({
-    stages: opened.map(({ stage }) => stage),
+    stages: opened.flatMap(({ stages }) => stages),
     queueWaitMsMax: setup.queueWaitMsMax,
     now: monotonicMs,
     receive: () => {

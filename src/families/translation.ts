@@ -193,7 +193,7 @@ function selfUnits(active: readonly Hypothesis[]): Unit[] {
     const count = node.position + 1;
     const keyRows = new Int32Array(count);
     node.keyRows(steps + 1, keyRows);
-    return { firstRow, visible: [count], keyRows, keys: paddedKeys(count) };
+    return { firstRow, visible: [count], keyRows, queries: 1, keys: paddedKeys(count) };
   });
 }
 
@@ -207,7 +207,8 @@ function memoryUnits(active: readonly Hypothesis[]): Unit[] {
     let end = firstRow + 1;
     while (end < active.length && active[end]?.sentence === sentence) end += 1;
     const visible = new Int32Array(end - firstRow).fill(memoryRows.length);
-    units.push({ firstRow, visible, keyRows: memoryRows, keys: paddedKeys(memoryRows.length) });
+    const size = { queries: visible.length, keys: paddedKeys(memoryRows.length) };
+    units.push({ firstRow, visible, keyRows: memoryRows, ...size });
     firstRow = end;
   }
   return units;

@@ -1,12 +1,12 @@
 /** Scoring with a Universal Transformer: a lane is a window of text, its positions predict their successors. */
 import type { ScoreWindowResult } from '../engine/protocol.js';
 import type { ModelDescription } from '../models/description.js';
-import { type Backend, type Graph, RuntimeFailure } from '../runtime/backend.js';
+import type { Backend, Graph } from '../runtime/backend.js';
 import { AttentionPlan, planAttention } from '../scheduler/attention-plan.js';
 import type { Lane } from '../scheduler/lane.js';
 import type { AdvancePlan, AdvanceResult, FinishPlan, SchedulerLimits } from '../scheduler/scheduler.js';
-import { FINISH_CHUNK_ROWS, openGraphs, Stack } from './stack.js';
-import { StepInputs } from './step-inputs.js';
+import { OutputLayer, type OutputRow } from './output-layer.js';
+import { openGraphs, Stack } from './stack.js';
 
 const GRAPHS = ['begin', 'step', 'finish', 'finish_top'] as const;
 type Graphs = Readonly<Record<(typeof GRAPHS)[number], Graph>>;
@@ -22,7 +22,7 @@ export interface Family {
   release(): void;
 }
 
-interface FinishRow {
+interface FinishRow extends OutputRow {
   readonly lane: Lane;
   readonly result: ScoreWindowResult;
   readonly position: number;
@@ -30,19 +30,19 @@ interface FinishRow {
 
 export class UniversalTransformer implements Family {
   private readonly stack: Stack;
-  private readonly inputs: StepInputs;
+  private readonly output: OutputLayer;
   private readonly attention: AttentionPlan;
 
   private constructor(
     backend: Backend,
-    private readonly graphs: Graphs,
+    readonly graphs: Graphs,
     private readonly model: ModelDescription,
     limits: SchedulerLimits,
   ) {
-    this.inputs = new StepInputs(backend);
     this.attention = new AttentionPlan(limits.rowsMax);
     // One key and value a position: a lane only ever sees them as they stand at its own step.
     this.stack = new Stack(backend, graphs.begin, graphs.step, { slots: limits.slotsMax, cacheRows: limits.slotsMax });
+    this.output = new OutputLayer(backend, graphs, this.stack.accumulator);
   }
 
   /** Opens the package's graphs of its precision. Throws RuntimeFailure when a graph can't be opened or is not the one described. */
@@ -83,55 +83,27 @@ export class UniversalTransformer implements Family {
     const rows: FinishRow[] = [];
     plan.lanes.forEach((lane, i) => {
       for (let position = lane.request.scoreFrom; position < lane.length; position++) {
-        rows.push({ lane, result: results[i] as ScoreWindowResult, position });
+        rows.push({
+          lane,
+          result: results[i] as ScoreWindowResult,
+          position,
+          slot: lane.slots[position] as number,
+          target: lane.request.ids[position] as number,
+          topCount: lane.request.topCount,
+        });
       }
     });
-    for (let start = 0; start < rows.length; start += FINISH_CHUNK_ROWS) {
-      await this.finishChunk(rows.slice(start, start + FINISH_CHUNK_ROWS));
-    }
+    await this.output.run(rows, ({ lane, result, position, topCount }, logprob, topIds, topLogprobs) => {
+      const at = position - lane.request.scoreFrom;
+      result.logprobs[at] = logprob;
+      result.topIds.set(topIds, at * topCount);
+      result.topLogprobs.set(topLogprobs, at * topCount);
+    });
     return results;
   }
 
-  private async finishChunk(rows: readonly FinishRow[]): Promise<void> {
-    const { inputs, graphs } = this;
-    const slots = inputs.int32('slots', [rows.length]);
-    const targets = inputs.int32('targets', [rows.length]);
-    let k = 0;
-    rows.forEach(({ lane, position }, i) => {
-      slots.data[i] = lane.slots[position] as number;
-      targets.data[i] = lane.request.ids[position] as number;
-      k = Math.max(k, lane.request.topCount);
-    });
-    const logprob = inputs.float32('logprob', [rows.length]);
-    const bound = { accumulator: this.stack.accumulator, slots: slots.tensor, targets: targets.tensor };
-    if (k === 0) {
-      const run = graphs.finish.run(bound, { logprob: logprob.tensor });
-      if (run !== undefined) await run;
-    } else {
-      const count = inputs.take('k', 'int64', [1]);
-      (count.data as BigInt64Array)[0] = BigInt(k);
-      const best = inputs.float32('top_logprobs', [rows.length, k]);
-      const ids = inputs.int32('top_ids', [rows.length, k]);
-      const outputs = { logprob: logprob.tensor, top_logprobs: best.tensor, top_ids: ids.tensor };
-      const run = graphs.finish_top.run({ ...bound, k: count }, outputs);
-      if (run !== undefined) await run;
-      rows.forEach(({ lane, result, position }, i) => {
-        const wanted = lane.request.topCount;
-        const at = (position - lane.request.scoreFrom) * wanted;
-        result.topLogprobs.set(best.data.subarray(i * k, i * k + wanted), at);
-        result.topIds.set(ids.data.subarray(i * k, i * k + wanted), at);
-      });
-    }
-    rows.forEach(({ lane, result, position }, i) => {
-      const value = logprob.data[i] as number;
-      if (Number.isNaN(value))
-        throw new RuntimeFailure('finish', 'the model computed a log-probability that is not a number');
-      result.logprobs[position - lane.request.scoreFrom] = value;
-    });
-  }
-
   release(): void {
-    this.inputs.release();
+    this.output.release();
     this.stack.release();
     for (const graph of Object.values(this.graphs)) graph.release();
   }

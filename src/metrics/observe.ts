@@ -8,7 +8,12 @@ import type { Metrics } from './metrics.js';
  * multiplies by 4 d^2 (query, key, value, output) + 8 d^2 (feed-forward) weights, a renewed one by 2 d^2: 2 / 12. The decoder's
  * active rows also look at the source (query and output, 2 d^2): 2 / 14.
  */
-export const RENEWED_ROW_COST: Readonly<Record<StageName, number>> = { score: 1 / 6, encoder: 1 / 6, decoder: 1 / 7 };
+export const RENEWED_ROW_COST: Readonly<Record<StageName, number>> = {
+  score: 1 / 6,
+  generate: 1 / 6,
+  encoder: 1 / 6,
+  decoder: 1 / 7,
+};
 
 interface AnsweredRequest {
   readonly model: string;

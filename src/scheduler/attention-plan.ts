@@ -18,6 +18,10 @@ import type { Lane } from './lane.js';
 /** Queries of one unit at most reach over this many positions before a cut is considered. */
 const CUT_EVERY = 64;
 
+// A query alone would take ONNX Runtime's vector-matrix kernel, which sums in another order. With a second one beside it a position
+// computes the same bits alone, as a new token does, and among others, as it does when its text is scored.
+const CAUSAL_QUERIES_MIN = 2;
+
 // What a cut costs and saves, in pairs of query and key (about 0.04 us on one core): a key gathered, a unit set up.
 const PAIRS_PER_KEY = 10;
 const PAIRS_PER_UNIT = 500;
@@ -55,12 +59,23 @@ export interface Unit {
   readonly visible: ArrayLike<number>;
   /** Pool rows of the keys, in order of position. */
   readonly keyRows: Int32Array;
-  /** Keys after padding: a function of the lane alone. */
+  /** Queries and keys after padding: a function of the lane alone. */
+  readonly queries: number;
   readonly keys: number;
 }
 
+/** A sequence whose positions see those before them. */
+export interface CausalQueries {
+  /** Positions that run, ascending; the first `activeCount` count. */
+  readonly active: Int32Array;
+  readonly activeCount: number;
+  readonly length: number;
+  /** Pool rows of the keys of all its positions, in order. */
+  readonly keyRows: Int32Array;
+}
+
 /** Lays out the active positions of causal lanes, whose rows lie one lane after another. `width`: heads x head size. */
-export function planAttention(lanes: readonly Lane[], width: number, plan: AttentionPlan): void {
+export function planAttention(lanes: readonly CausalQueries[], width: number, plan: AttentionPlan): void {
   const units: Unit[] = [];
   let row = 0;
   for (const lane of lanes) {
@@ -76,8 +91,10 @@ export function planFullAttention(lanes: readonly Lane[], width: number, plan: A
   let row = 0;
   for (const lane of lanes) {
     const visible = new Int32Array(lane.activeCount).fill(lane.length);
-    if (lane.activeCount > 0)
-      units.push({ firstRow: row, visible, keyRows: lane.slots, keys: paddedKeys(lane.length) });
+    if (lane.activeCount > 0) {
+      const size = { queries: lane.activeCount, keys: paddedKeys(lane.length) };
+      units.push({ firstRow: row, visible, keyRows: lane.slots, ...size });
+    }
     row += lane.activeCount;
   }
   layOut(units, row, width, plan);
@@ -92,20 +109,20 @@ export function layOut(units: Unit[], rows: number, width: number, plan: Attenti
   plan.keysComputed = 0;
   if (plan.row.length < rows) plan.row = new Int32Array(rows);
   // A total order, so that the layout is a function of the step alone.
-  units.sort((a, b) => a.keys - b.keys || b.visible.length - a.visible.length || a.firstRow - b.firstRow);
+  units.sort((a, b) => a.keys - b.keys || b.queries - a.queries || a.firstRow - b.firstRow);
   for (let start = 0; start < units.length; ) {
-    const { keys, visible } = units[start] as Unit;
+    const { keys, queries } = units[start] as Unit;
     let end = start + 1;
-    // Never a single query beside larger units: alone it takes ONNX Runtime's vector-matrix kernel, which sums in another order.
-    const fits = (unit: Unit) => unit.keys === keys && unit.visible.length * 2 > visible.length;
+    // Never a unit of one query beside larger ones: it would leave the vector-matrix kernel, see above.
+    const fits = (unit: Unit) => unit.keys === keys && unit.queries * 2 > queries;
     while (end < units.length && fits(units[end] as Unit)) end += 1;
-    addGroup(plan, units.slice(start, end), visible.length, keys, width);
+    addGroup(plan, units.slice(start, end), queries, keys, width);
     start = end;
   }
 }
 
 /** Cuts greedily from the front: at every 64 positions, if the pairs it saves are worth gathering the keys so far again. */
-function cutIntoUnits(lane: Lane, firstRow: number, units: Unit[]): void {
+function cutIntoUnits(lane: CausalQueries, firstRow: number, units: Unit[]): void {
   let start = 0;
   while (start < lane.activeCount) {
     let end = start;
@@ -120,13 +137,14 @@ function cutIntoUnits(lane: Lane, firstRow: number, units: Unit[]): void {
       end = next;
     }
     const visible = lane.active.slice(start, end).map((position) => position + 1);
-    const keyRows = lane.slots.subarray(0, Math.min(keys, lane.length));
-    units.push({ firstRow: firstRow + start, visible, keyRows, keys });
+    const keyRows = lane.keyRows.subarray(0, Math.min(keys, lane.length));
+    const queries = Math.max(CAUSAL_QUERIES_MIN, visible.length);
+    units.push({ firstRow: firstRow + start, visible, keyRows, queries, keys });
     start = end;
   }
 }
 
-function firstAtOrAfter(lane: Lane, position: number, from: number): number {
+function firstAtOrAfter(lane: CausalQueries, position: number, from: number): number {
   let at = from;
   while (at < lane.activeCount && (lane.active[at] as number) < position) at += 1;
   return at;

@@ -16,14 +16,14 @@ export interface Expired {
   readonly limit: 'deadline' | 'start';
 }
 
-interface WaitingJob {
+interface WaitingJob<Request> {
   readonly jobId: number;
-  readonly lanes: readonly LaneRequest[];
+  readonly lanes: readonly Request[];
   next: number;
 }
 
-export class LaneQueue {
-  private readonly waiting: WaitingJob[] = [];
+export class LaneQueue<Request = LaneRequest> {
+  private readonly waiting: WaitingJob<Request>[] = [];
   private readonly timeLimits = new Map<number, TimeLimits>();
   private laneCount = 0;
 
@@ -31,7 +31,7 @@ export class LaneQueue {
     return this.laneCount;
   }
 
-  submit(jobId: number, lanes: readonly LaneRequest[], timeLimits: TimeLimits): void {
+  submit(jobId: number, lanes: readonly Request[], timeLimits: TimeLimits): void {
     if (lanes.length === 0) throw new Error('a job without lanes would never leave the queue');
     this.waiting.push({ jobId, lanes, next: 0 });
     this.laneCount += lanes.length;
@@ -39,13 +39,13 @@ export class LaneQueue {
   }
 
   /** The lane whose turn it is, null when none waits. */
-  head(): LaneRequest | null {
+  head(): Request | null {
     const job = this.waiting[0];
     return job?.lanes[job.next] ?? null;
   }
 
   /** Takes the head: its job goes to the end of the queue with what is left of it. */
-  take(): LaneRequest {
+  take(): Request {
     const job = this.waiting.shift();
     const lane = job?.lanes[job.next];
     if (job === undefined || lane === undefined) throw new Error('a lane was taken from an empty queue');

@@ -23,6 +23,10 @@ export class Lane {
   readonly length: number;
   /** Pool rows of the positions; empty until admitted. */
   slots: Int32Array = new Int32Array(0);
+  /** A lane only ever sees keys and values as they stand at its own step: one row a position, the slot's. */
+  get keyRows(): Int32Array {
+    return this.slots;
+  }
   /** Rows of the memory pool that the lane's result goes to; empty for a stack that leaves none. */
   memoryRows: Int32Array = new Int32Array(0);
   /** Steps done. */
