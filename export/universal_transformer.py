@@ -191,6 +191,35 @@ class LanguageModel:
             results.append((logprobs, Ponder(out.states[b, :n], out.depth[b, :n], out.remainder[b, :n], out.margin[b, :n])))
         return results
 
+    @torch.inference_mode()
+    def greedy(self, prompts: list[list[int]], new_tokens: int, budget: Budget | None = None) -> list[Continuation]:
+        """The best token again and again, the whole text recomputed for each: the definition that cached generation is compared with.
+        prompts: lists of 0 or more tokens, without <s>; with the new ones they fit the context."""
+        out = [Continuation([], [], [], [], math.inf) for _ in prompts]
+        for _ in range(new_tokens):
+            # Whatever stands in the last place is not read: it is what the position before predicts.
+            texts = [[*prompt, *said.ids, 0] for prompt, said in zip(prompts, out, strict=True)]
+            for said, (logprobs, ponder) in zip(out, self.score(texts, budget), strict=True):
+                best = logprobs[-1].topk(2)
+                said.ids.append(int(best.indices[0]))
+                said.logprobs.append(float(best.values[0]))
+                said.gaps.append(float(best.values[0] - best.values[1]))
+                said.depth.append(int(ponder.depth[-1]))
+                said.margin = min(said.margin, float(ponder.margin.min()))
+        return out
+
+
+@dataclass
+class Continuation:
+    """New tokens [n] of one prompt, their log-probabilities (nats) and depths. `gaps` [n]: how far the best token led the second;
+    `margin`: how near any halting sum, the prompt's included, came to its threshold."""
+
+    ids: list[int]
+    logprobs: list[float]
+    depth: list[int]
+    gaps: list[float]
+    margin: float
+
 
 @dataclass
 class Translation:
