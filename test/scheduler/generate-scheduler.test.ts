@@ -68,6 +68,12 @@ class Run {
     this.family = new FakeGeneration(limits);
   }
 
+  /** In the order of their admission. */
+  private get running(): readonly Sequence[] {
+    // biome-ignore lint/complexity/useLiteralKeys: a private member
+    return this.scheduler['running'];
+  }
+
   async all(): Promise<this> {
     for (let turn = 0; ; turn++) {
       assert.ok(turn < 20_000, 'it comes to an end');
@@ -101,8 +107,7 @@ class Run {
     const { scheduler, family } = this;
     const plan = scheduler.schedule();
     if (plan === null) return false;
-    const sequences = plan.kind === 'advance' ? plan.lanes.map(({ sequence }) => sequence) : plan.sequences;
-    for (const sequence of sequences) {
+    for (const sequence of this.running) {
       if (this.seen.has(sequence)) continue;
       this.seen.add(sequence);
       this.admitted.push(keyOf(sequence));
@@ -131,9 +136,7 @@ class Run {
   private checkCache(): void {
     let used = 0;
     let promised = 0;
-    // Those that run, among them ones that no plan has named yet.
-    // biome-ignore lint/complexity/useLiteralKeys: a private member
-    for (const sequence of this.scheduler['running']) {
+    for (const sequence of this.running) {
       const { positions, promisedRows, positionsMax, request, keepsDepths } = sequence;
       used += sequence.cacheRows;
       promised += promisedRows;
