@@ -11,8 +11,9 @@ import {
 import type { Expired, TimeLimits } from '../scheduler/lane-queue.js';
 import type { AdvanceResult } from '../scheduler/scheduler.js';
 import type { SaidToken, Sequence } from '../scheduler/sequence.js';
-import type { GeneratedTokens, GenerateJob, Job, SequenceResult, StageTelemetry, TokenScores } from './protocol.js';
-import { type Stage, StageCounter, type StageGauges, type StageMessage, type StageTurn } from './stage.js';
+import { GenerateMessages } from './generate-messages.js';
+import type { GeneratedTokens, Job, SequenceResult, StageTelemetry, TokenScores } from './protocol.js';
+import { type Stage, StageCounter, type StageGauges, type StageTurn } from './stage.js';
 
 /** What a generating family does for the engine; `families/generation.ts` implements it. */
 export interface GeneratingFamily {
@@ -30,20 +31,12 @@ export interface GenerateModel {
   readonly open: () => GeneratingFamily;
 }
 
-/** What a sequence will be answered with beside what it says. */
-interface Answer {
-  prompt: TokenScores | null;
-  firstTokenAtMs: number | null;
-}
-
 export class GenerateStage implements Stage {
   readonly kind = 'generate';
   readonly model: string;
   private readonly scheduler: GenerateScheduler;
   private readonly counter: StageCounter;
-  private readonly jobs = new Map<number, GenerateJob>();
-  private readonly answers = new Map<Sequence, Answer>();
-  private stopped: StageMessage[] = [];
+  private readonly messages = new GenerateMessages();
   private opened: GeneratingFamily | null = null;
 
   constructor(
@@ -79,42 +72,34 @@ export class GenerateStage implements Stage {
       return { jobId, index, prompt, budget, maxNewTokens, topCount, promptLogprobs, stopIds, ...sampling };
     });
     this.scheduler.submit(jobId, requests, timeLimits);
-    this.jobs.set(jobId, job);
+    this.messages.submit(job);
     return requests.length;
   }
 
   abort(jobId: number): void {
     this.scheduler.abort(jobId);
-    this.settle(jobId);
+    this.messages.forget(jobId);
   }
 
   stop(jobId: number, index: number): void {
     const stopped = this.scheduler.stop(jobId, index);
-    if (stopped === null) return;
-    this.stopped.push(this.answer(stopped.sequence, 'stop', stopped.cacheRows));
+    if (stopped !== null) this.end(stopped.sequence, 'stop', stopped.cacheRows);
   }
 
   expire(nowMs: number): readonly Expired[] {
     const expired = this.scheduler.expire(nowMs);
-    for (const { jobId } of expired) this.settle(jobId);
+    for (const { jobId } of expired) this.messages.forget(jobId);
     return expired;
   }
 
   settle(jobId: number): void {
     this.scheduler.settle(jobId);
-    this.jobs.delete(jobId);
-    this.stopped = this.stopped.filter((message) => message.jobId !== jobId);
-    for (const sequence of [...this.answers.keys()]) {
-      if (sequence.request.jobId === jobId) this.answers.delete(sequence);
-    }
+    this.messages.forget(jobId);
   }
 
   async turn(now: () => number): Promise<StageTurn | null> {
-    if (this.stopped.length > 0) {
-      const messages = this.stopped;
-      this.stopped = [];
-      return { started: [], messages };
-    }
+    const stopped = this.messages.take();
+    if (stopped.length > 0) return { started: [], messages: stopped };
     const { scheduler, counter } = this;
     const startMs = now();
     const plan = scheduler.schedule();
@@ -133,62 +118,33 @@ export class GenerateStage implements Stage {
       case 'finish': {
         const results = await this.family.finish(plan);
         const ran = now();
-        const messages = this.applyFinish(plan, results, ran);
+        this.applyFinish(plan, results, ran);
         counter.time(ran - planned, planned - startMs + now() - ran);
-        return { started: plan.sequences.map(({ request }) => request.jobId), messages };
+        return { started: plan.sequences.map(({ request }) => request.jobId), messages: this.messages.take() };
       }
       default:
         return plan satisfies never;
     }
   }
 
-  private applyFinish(plan: GenerateFinishPlan, results: readonly FinishedBurst[], nowMs: number): StageMessage[] {
-    const messages: StageMessage[] = [];
+  private applyFinish(plan: GenerateFinishPlan, results: readonly FinishedBurst[], nowMs: number): void {
+    const { messages } = this;
     plan.sequences.forEach((sequence, i) => {
       const prompt = results[i]?.prompt ?? null;
-      if (sequence.burst > 0) return;
-      const scores = prompt === null ? null : promptScores(sequence, prompt);
-      const saysNothing = sequence.request.maxNewTokens === 0;
-      this.answers.set(sequence, { prompt: scores, firstTokenAtMs: saysNothing ? null : nowMs });
-      if (scores !== null && this.streams(sequence)) {
-        const { jobId, index } = sequence.request;
-        messages.push({ jobId, message: { type: 'prompt', jobId, index, scores }, transfer: [], completesPart: false });
-      }
+      if (prompt !== null) messages.prompt(whose(sequence), promptScores(sequence, prompt));
     });
     const { tokens, done } = this.scheduler.applyFinish(
       plan,
       results.map(({ next }) => next),
     );
-    for (const { sequence, token } of tokens) {
-      if (!this.streams(sequence)) continue;
-      const { jobId, index } = sequence.request;
-      const message = { type: 'generated', jobId, index, token: toTokens([token]) } as const;
-      messages.push({ jobId, message, transfer: [], completesPart: false });
-    }
-    for (const { sequence, finishReason, cacheRows } of done) {
-      messages.push(this.answer(sequence, finishReason, cacheRows));
-    }
-    return messages;
+    for (const { sequence, token } of tokens) messages.token(whose(sequence), toTokens([token]), nowMs);
+    for (const { sequence, finishReason, cacheRows } of done) this.end(sequence, finishReason, cacheRows);
   }
 
-  private streams({ request }: Sequence): boolean {
-    return this.jobs.get(request.jobId)?.streamTokens === true;
-  }
-
-  private answer(sequence: Sequence, finishReason: SequenceResult['finishReason'], cacheRows: number): StageMessage {
-    const { jobId, index } = sequence.request;
-    const answer = this.answers.get(sequence) ?? { prompt: null, firstTokenAtMs: null };
-    this.answers.delete(sequence);
+  private end(sequence: Sequence, finishReason: SequenceResult['finishReason'], cacheRows: number): void {
     const { length: positions, positionSteps, said } = sequence;
-    const result: SequenceResult = {
-      ...answer,
-      tokens: toTokens(said),
-      finishReason,
-      positions,
-      positionSteps,
-      cacheRows,
-    };
-    return { jobId, message: { type: 'sequence', jobId, index, result }, transfer: [], completesPart: true };
+    const tokens = toTokens(said);
+    this.messages.end(whose(sequence), { tokens, finishReason, positions, positionSteps, cacheRows });
   }
 
   gauges(): StageGauges {
@@ -207,6 +163,10 @@ export class GenerateStage implements Stage {
     const { atStep, remainderTenths, remainderSum } = this.scheduler.takeHalting();
     return [this.counter.take({ haltedAtStep: atStep, remainderTenths, remainderSum })];
   }
+}
+
+function whose({ request: { jobId, index } }: Sequence) {
+  return { jobId, index };
 }
 
 function promptScores({ request, positions }: Sequence, scores: PromptScores): TokenScores {

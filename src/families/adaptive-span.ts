@@ -9,7 +9,7 @@
 import type { SpanBlockResult } from '../engine/protocol.js';
 import type { ModelDescription, SpanDescription } from '../models/description.js';
 import { type Backend, type Graph, RuntimeFailure, type Tensor } from '../runtime/backend.js';
-import type { SpanLane, SpanPlan } from '../scheduler/span-scheduler.js';
+import type { SpanBlockLane } from '../scheduler/span-scheduler.js';
 import { openGraphs, pool } from './stack.js';
 import { StepInputs } from './step-inputs.js';
 
@@ -19,22 +19,31 @@ const POOL = /^(?:keys|values)(\d+)_(\d+)$/;
 // No head looks further than this; an uncapped lane's z stays what it is.
 const NO_CAP = 1e9;
 
+/** A block of each of these lanes, all of one length. */
+export interface SpanBlocks {
+  readonly lanes: readonly SpanBlockLane[];
+  /** Tokens a lane, padding included. */
+  readonly blockTokens: number;
+  /** Keys that no head looks further than. */
+  readonly reach: number;
+}
+
 export class AdaptiveSpan {
   private readonly inputs: StepInputs;
   private readonly pools: Readonly<Record<string, Tensor>>;
   /** The distinct spans of the groups: a window table each. */
   private readonly spans: readonly number[];
   private readonly dynamic: boolean;
-  private readonly step: Graph;
 
   private constructor(
-    backend: Backend,
-    graphs: Readonly<Record<(typeof GRAPHS)[number], Graph>>,
+    private readonly backend: Backend,
+    private readonly step: Graph,
+    /** Whether it releases the graph. */
+    private readonly owner: boolean,
     private readonly span: Pick<SpanDescription, 'spanMax' | 'ramp' | 'groups'>,
-    lanesMax: number,
+    private readonly lanesMax: number,
     private readonly blockTokens: number,
   ) {
-    this.step = graphs.step;
     this.inputs = new StepInputs(backend);
     this.dynamic = 'z' in this.step.outputs;
     const pools: Record<string, Tensor> = {};
@@ -60,11 +69,18 @@ export class AdaptiveSpan {
     blockTokens: number,
   ): Promise<AdaptiveSpan> {
     if (model.span === undefined) throw new RuntimeFailure('open', 'the manifest says nothing of spans');
-    return new AdaptiveSpan(backend, await openGraphs(backend, model, GRAPHS), model.span, lanesMax, blockTokens);
+    const { step } = await openGraphs(backend, model, GRAPHS);
+    return new AdaptiveSpan(backend, step, true, model.span, lanesMax, blockTokens);
+  }
+
+  /** The same with lanes of its own; to be released before this one, whose graph it runs. */
+  another(): AdaptiveSpan {
+    const { backend, step, span, lanesMax, blockTokens } = this;
+    return new AdaptiveSpan(backend, step, false, span, lanesMax, blockTokens);
   }
 
   /** Runs a block of every lane of the plan; one result a lane, in its order. */
-  async advance(plan: SpanPlan): Promise<SpanBlockResult[]> {
+  async advance(plan: SpanBlocks): Promise<SpanBlockResult[]> {
     const { inputs } = this;
     const { lanes, blockTokens: m, reach } = plan;
     const u = lanes.length;
@@ -134,7 +150,7 @@ export class AdaptiveSpan {
   }
 
   /** @param keys before the block that the lanes look at, of the `span` that the ring holds */
-  private window(span: number, keys: number, lanes: readonly SpanLane[], m: number): Tensor {
+  private window(span: number, keys: number, lanes: readonly SpanBlockLane[], m: number): Tensor {
     const width = keys + m;
     const ring = span + this.blockTokens;
     const { tensor, data } = this.inputs.int32(`window${span}`, [lanes.length, width]);
@@ -152,6 +168,6 @@ export class AdaptiveSpan {
   release(): void {
     this.inputs.release();
     for (const tensor of Object.values(this.pools)) tensor.release();
-    this.step.release();
+    if (this.owner) this.step.release();
   }
 }

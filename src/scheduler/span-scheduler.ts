@@ -33,6 +33,19 @@ export interface SpanLaneRequest {
   readonly blocksAhead: number | null;
 }
 
+/** What a family needs of a lane to run a block of it. */
+export interface SpanBlockLane {
+  /** Which of the caches is its own. */
+  readonly slot: number;
+  /** Position in the stream of the text's first token, and the token before it. */
+  readonly startsAt: number;
+  readonly startId: number;
+  /** Tokens of the text that are done, and that are left. */
+  readonly done: number;
+  readonly left: number;
+  readonly request: Pick<SpanLaneRequest, 'ids' | 'topCount' | 'spanCap'>;
+}
+
 /** What a lane leaves behind when its text is done and more may follow. */
 export interface StreamState {
   readonly slot: number;
@@ -42,7 +55,7 @@ export interface StreamState {
   readonly lastId: number;
 }
 
-export class SpanLane {
+export class SpanLane implements SpanBlockLane {
   slot = -1;
   /** Tokens of this text that are done. */
   done = 0;
