@@ -128,3 +128,26 @@ export function countFlag(flag: string, value: string | undefined): number | und
   if (!/^[1-9]\d{0,8}$/.test(value)) throw new UsageError(`--${flag} must be an integer of at least 1, not '${value}'`);
   return Number(value);
 }
+
+/** @throws UsageError unless the flag's value is a decimal number that is allowed; undefined if the flag was not given */
+export function decimalFlag(
+  flag: string,
+  value: string | undefined,
+  allowed: string,
+  isAllowed: (x: number) => boolean,
+): number | undefined {
+  if (value === undefined) return undefined;
+  const number = /^(\d+\.?\d*|\.\d+)(e-?\d+)?$/.test(value) ? Number(value) : Number.NaN;
+  if (isAllowed(number)) return number;
+  throw new UsageError(`--${flag} must be ${allowed}, not '${value}'`);
+}
+
+/** The loaders' errors are one line with the remedy, though of no class of their own. */
+export async function orCommandError<T>(loading: Promise<T>): Promise<T> {
+  try {
+    return await loading;
+  } catch (error) {
+    if (error instanceof ServerError) throw error;
+    throw new CommandError(error instanceof Error ? error.message : String(error));
+  }
+}

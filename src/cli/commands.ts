@@ -14,6 +14,7 @@ interface CommandEntry {
 export const COMMANDS: Readonly<Record<string, CommandEntry>> = {
   serve: { help: 'Serve models over HTTP.', load: async () => (await import('./serve.js')).run, stops: true },
   score: { help: 'Score a text file.', load: async () => (await import('./score.js')).run, stops: true },
+  generate: { help: 'Continue a text.', load: async () => (await import('./generate.js')).run, stops: true },
   translate: {
     help: 'Translate a text file, and go on with a broken run.',
     load: async () => (await import('./translate.js')).run,

@@ -63,6 +63,11 @@ export function renderLegend(maxSteps: number, colours: ColourDepth): string {
   return `steps ${steps.join('')}\n`;
 }
 
+/** A piece of text that comes by itself, such as a token just said. */
+export function renderPiece(piece: string, depth: number, maxSteps: number, colours: ColourDepth): string {
+  return paint(printable(piece), depth, maxSteps, colours);
+}
+
 function paint(piece: string, depth: number, maxSteps: number, colours: ColourDepth): string {
   if (colours === 'none') return withSubscript(piece, depth);
   const style = background(scale(maxSteps > 1 ? (depth - 1) / (maxSteps - 1) : 0), colours);

@@ -18,11 +18,13 @@ import { documentSentences } from '../translate/document.js';
 import { translateStream } from '../translate/translate-stream.js';
 import type { TranslateSettings } from '../translate/types.js';
 import { VERSION } from '../version.js';
+import { chooseModel } from './choose-model.js';
 import {
-  CommandError,
   type CommandIo,
   countFlag,
+  decimalFlag,
   EXIT,
+  orCommandError,
   type ParsedFlags,
   parseFlags,
   runCommand,
@@ -71,6 +73,8 @@ Translates a text sentence by sentence; white space, line breaks and what is no 
 Every option of the engine works too (--models, --precision, --threads, --backend; see ponder-serve serve --help).
 `;
 
+const ABILITY = { task: 'translate', does: 'translates', doesNot: 'does not translate' } as const;
+
 /** The queue is the command's own: nothing is refused for its length or its wait. */
 const UNLIMITED = { queueLanesMax: 1_000_000, queueTokensMax: 2 ** 31, queueWaitMsMax: 2 ** 31 - 1 };
 
@@ -99,7 +103,7 @@ export function run(
     if (more.length > 0) throw new UsageError(`one FILE at a time, not also ${more.join(' ')}`);
     const body = bodyOf(values);
     const config = parseConfig(serverOptions, world.env);
-    const model = await chooseModel(config, values.model, world);
+    const model = await chooseModel(config, values.model, ABILITY, world.loadModels);
     const settings = settingsFor(model, body);
     const text = await readText(file, io.stdin);
     const output =
@@ -134,44 +138,9 @@ function within(flag: string, value: number | undefined, max: number): number | 
   throw new UsageError(`--${flag} must be at most ${max}, not ${value}`);
 }
 
-function decimalFlag(
-  flag: string,
-  value: string | undefined,
-  allowed: string,
-  isAllowed: (x: number) => boolean,
-): number | undefined {
-  if (value === undefined) return undefined;
-  const number = /^(\d+\.?\d*|\.\d+)(e-?\d+)?$/.test(value) ? Number(value) : Number.NaN;
-  if (isAllowed(number)) return number;
-  throw new UsageError(`--${flag} must be ${allowed}, not '${value}'`);
-}
-
 function formatFlag(value: string | undefined): 'text' | 'html' | undefined {
   if (value === undefined || value === 'text' || value === 'html') return value;
   throw new UsageError(`--format must be text or html, not '${value}'`);
-}
-
-async function chooseModel(
-  config: Config,
-  name: string | undefined,
-  { loadModels: load }: TranslateWorld,
-): Promise<ModelDescription> {
-  const only = name !== undefined ? [name] : config.modelList.length > 0 ? config.modelList : null;
-  const { models, refused } = await load({ folder: config.models, only, precision: config.precision });
-  const translating = models.filter(({ task }) => task === 'translate');
-  const [model, ...others] = translating;
-  if (model !== undefined && others.length === 0) return model;
-  if (model !== undefined) {
-    throw new UsageError(`which model? Choose one with --model: ${translating.map(({ id }) => id).join(', ')}`);
-  }
-  if (name !== undefined && models.length > 0) {
-    throw new UsageError(`${name} does not translate: choose another --model, or leave it out`);
-  }
-  throw new CommandError(
-    refused.length > 0
-      ? refused.map(({ id, reason }) => `cannot use ${id}: ${reason}`).join('; ')
-      : `no model package that translates in ${config.models}: set --models`,
-  );
 }
 
 /** What the model can't serve is a mistake on the command line. */
@@ -282,14 +251,4 @@ async function countSentences(text: string, format: TranslateSettings['format'],
     }
   }
   return count;
-}
-
-/** The loaders' errors are one line with the remedy, though of no class of their own. */
-async function orCommandError<T>(loading: Promise<T>): Promise<T> {
-  try {
-    return await loading;
-  } catch (error) {
-    if (error instanceof ServerError) throw error;
-    throw new CommandError(error instanceof Error ? error.message : String(error));
-  }
 }

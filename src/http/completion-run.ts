@@ -1,12 +1,12 @@
 /** One completion from prompts to what is told of it, whether it is answered at once or as a stream. */
 import { monotonicMs } from '../clock.js';
-import type { GenerateListener } from '../engine/engine.js';
+import type { Engine, GenerateListener } from '../engine/engine.js';
 import type { SequenceResult } from '../engine/protocol.js';
+import type { Observer } from '../metrics/observe.js';
 import type { ModelDescription } from '../models/description.js';
 import type { Prompt } from './completion-prompts.js';
 import type { CompletionPonder, CompletionUsage } from './completion-schemas.js';
 import type { CompletionSettings } from './completion-settings.js';
-import type { AppDeps } from './deps.js';
 import type { RequestExit } from './request-exit.js';
 import { roundMs, type Split } from './timing.js';
 
@@ -27,10 +27,16 @@ export interface Completion {
   readonly timing: Split;
 }
 
+/** The CLI has no metrics to keep. */
+export interface CompletionDeps {
+  readonly engine: Engine;
+  readonly observer: Pick<Observer, 'completed'>;
+}
+
 /** @throws ServerError as `Engine.generate` does */
 export async function runCompletion(
-  { engine, observer }: AppDeps,
-  exit: RequestExit,
+  { engine, observer }: CompletionDeps,
+  exit: Pick<RequestExit, 'signal' | 'startedAtMs'>,
   { model, prompts, settings, tokenizeMs, listener }: CompletionOrder,
 ): Promise<Completion> {
   const { budget, spanCap, maxNewTokens, temperature, topP, choices, logprobs, echo, stopIds, deadlineMs } = settings;
