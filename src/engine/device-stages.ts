@@ -3,8 +3,8 @@ import { openScoringGraphs, ResidentScoring } from '../families/resident-scoring
 import type { ModelDescription } from '../models/description.js';
 import type { Device } from '../runtime/device.js';
 import { openOrtCuda } from '../runtime/ort-cuda.js';
+import type { Opened } from './model-stages.js';
 import { ResidentScoreStage } from './resident-score-stage.js';
-import type { Stage } from './stage.js';
 
 export interface DeviceSetup {
   /** auto, cpu or cuda:N */
@@ -37,18 +37,13 @@ export function openDevice(setup: DeviceSetup | undefined): OpenedDevice {
   }
 }
 
-export interface Opened {
-  readonly stage: Stage;
-  readonly release: () => void;
-}
-
 /** Rows up to which a step takes the time of one row: measured, README of export/cuda. */
 const FLAT_ROWS = 512;
 /** Positions whose log-probabilities one launch computes. */
 const FINISH_ROWS_MAX = 4096;
 
 /** The stages of a model on the device; null: it has no graphs for one, and runs on the CPU. Throws RuntimeFailure. */
-export function openOnDevice(device: Device, model: ModelDescription, setup: DeviceSetup): Opened[] | null {
+export function openOnDevice(device: Device, model: ModelDescription, setup: DeviceSetup): Opened | null {
   if (model.deviceGraphs === undefined || model.task !== 'score') return null;
   const { rowsMax, lanesMax, slotsMax, stepsMax, cohorts } = setup;
   const limits = { rowsMax, lanesMax, slotsMax, stepsMax, finishRowsMax: FINISH_ROWS_MAX, flatRows: FLAT_ROWS };
@@ -62,5 +57,5 @@ export function openOnDevice(device: Device, model: ModelDescription, setup: Dev
     for (const family of families) family.release();
     for (const graph of Object.values(graphs)) graph.release();
   };
-  return [{ stage, release }];
+  return { stages: [stage], release };
 }

@@ -1,18 +1,24 @@
 /** Generation with a model that carries a cache from block to block: as `generate-stage.ts`, with blocks in place of steps of depth. */
 import type { AdaptiveSpan } from '../families/adaptive-span.js';
+import type { SpanDescription } from '../models/description.js';
 import type { Expired, TimeLimits } from '../scheduler/lane-queue.js';
-import { SpanGenerateScheduler, type SpanSaidToken, type SpanSequence } from '../scheduler/span-generate-scheduler.js';
+import {
+  type SpanGeneratePlan,
+  SpanGenerateScheduler,
+  type SpanSaidToken,
+  type SpanSequence,
+} from '../scheduler/span-generate-scheduler.js';
 import type { SpanLimits } from '../scheduler/span-scheduler.js';
 import { GenerateMessages } from './generate-messages.js';
-import type { GeneratedTokens, Job, SequenceResult, StageTelemetry } from './protocol.js';
+import type { GeneratedTokens, Job, SequenceResult, SpanBlockResult, StageTelemetry } from './protocol.js';
+import { computedKeys, headCount, meanSpan, reachOf } from './span-keys.js';
 import { type Stage, StageCounter, type StageGauges, type StageTurn } from './stage.js';
 
 export interface SpanGenerateModel {
   readonly id: string;
   readonly bosId: number;
   readonly vocabularySize: number;
-  /** Sum over layers and heads of the keys a query attends over. */
-  readonly keysPerToken: number;
+  readonly span: SpanDescription;
   /** Called once, when the first job comes: caches that nobody needs take no memory. */
   readonly open: () => Pick<AdaptiveSpan, 'advance'>;
 }
@@ -38,9 +44,10 @@ export class SpanGenerateStage implements Stage {
     if (job.kind !== 'generate') throw new Error(`a generating stage got a job to ${job.kind}`);
     const { id: jobId, maxNewTokens, temperature, topP, topLogprobs: topCount, promptLogprobs, spanCap } = job;
     const stopIds = new Set(job.stopIds);
+    const reach = reachOf(this.served.span, spanCap);
     const requests = job.prompts.map((prompt, index) => {
       const sampling = { temperature, topP, seed: job.seeds[index] as number };
-      return { jobId, index, prompt, maxNewTokens, topCount, promptLogprobs, stopIds, spanCap, ...sampling };
+      return { jobId, index, prompt, maxNewTokens, topCount, promptLogprobs, stopIds, spanCap, reach, ...sampling };
     });
     this.scheduler.submit(jobId, requests, timeLimits);
     this.messages.submit(job);
@@ -88,17 +95,23 @@ export class SpanGenerateStage implements Stage {
     }
     for (const { sequence, token } of tokens) this.messages.token(whose(sequence), toTokens([token]), ran);
     for (const { sequence, finishReason } of done) this.end(sequence, finishReason);
-    this.count(
-      results.reduce((sum, { logprobs }) => sum + logprobs.length, 0),
-      plan.lanes.length * plan.blockTokens,
-    );
+    this.count(plan, results);
     this.counter.time(ran - planned, planned - startMs + now() - ran);
     return { started: plan.lanes.map(({ asked }) => asked.jobId), messages: this.messages.take() };
   }
 
-  private count(tokens: number, computed: number): void {
-    const { keysPerToken } = this.served;
-    this.counter.step(tokens, 0, { keysUseful: tokens * keysPerToken, keysComputed: computed * keysPerToken });
+  private count({ lanes, blockTokens, reach }: SpanGeneratePlan, results: readonly SpanBlockResult[]): void {
+    const { span } = this.served;
+    let tokens = 0;
+    let keysUseful = 0;
+    results.forEach(({ logprobs, spans }, i) => {
+      const mean = meanSpan(span, lanes[i]?.asked.spanCap ?? null);
+      tokens += logprobs.length;
+      const sum = spans.length > 0 ? spans.reduce((total, keys) => total + keys, 0) : mean * logprobs.length;
+      keysUseful += sum * headCount(span);
+    });
+    const keysComputed = lanes.length * blockTokens * computedKeys(span, reach, blockTokens);
+    this.counter.step(tokens, 0, { keysUseful, keysComputed });
   }
 
   private end(sequence: SpanSequence, finishReason: SequenceResult['finishReason']): void {

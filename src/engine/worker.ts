@@ -4,32 +4,19 @@
  */
 import { parentPort, receiveMessageOnPort, workerData } from 'node:worker_threads';
 import { monotonicMs } from '../clock.js';
-import { AdaptiveSpan } from '../families/adaptive-span.js';
-import { Generation } from '../families/generation.js';
-import { Translation } from '../families/translation.js';
-import { UniversalTransformer } from '../families/universal-transformer.js';
 import type { ModelDescription } from '../models/description.js';
 import type { Backend } from '../runtime/backend.js';
 import { openOrtCapi } from '../runtime/ort-capi.js';
 import { openOrtNode } from '../runtime/ort-node.js';
-import type { SchedulerLimits } from '../scheduler/scheduler.js';
 import { type DeviceSetup, openDevice, openOnDevice } from './device-stages.js';
-import { GenerateStage } from './generate-stage.js';
 import { EngineLoop } from './loop.js';
+import { type ModelSetup, type Opened, openModel } from './model-stages.js';
 import type { FromEngine, ToEngine } from './protocol.js';
-import { ScoreStage } from './score-stage.js';
-import type { SessionLimits } from './sessions.js';
-import { SpanStage } from './span-stage.js';
-import type { Stage } from './stage.js';
-import { TranslateStage } from './translate-stage.js';
 
-export interface WorkerSetup {
+export interface WorkerSetup extends ModelSetup {
   readonly backend: 'ort-capi' | 'ort-node';
   readonly threads: number;
   readonly spin: boolean;
-  readonly limits: SchedulerLimits;
-  readonly cacheRowsMax: number;
-  readonly span: { readonly lanesMax: number; readonly blockTokens: number } & SessionLimits;
   /** Absent: the CPU. */
   readonly device?: DeviceSetup;
   readonly queueWaitMsMax: number;
@@ -44,66 +31,6 @@ async function openBackend({ backend, threads, spin }: WorkerSetup): Promise<Bac
       return openOrtNode({ threads });
     default:
       return backend satisfies never;
-  }
-}
-
-interface Opened {
-  readonly stages: readonly Stage[];
-  readonly release: () => void;
-}
-
-async function openModel(backend: Backend, model: ModelDescription, setup: WorkerSetup): Promise<Opened> {
-  const { id, maxSteps, bosId, eosId, contextTokens, task } = model;
-  const { limits, cacheRowsMax } = setup;
-  if (model.span !== undefined) {
-    const { lanesMax, blockTokens } = setup.span;
-    const family = await AdaptiveSpan.open(backend, model, lanesMax, blockTokens);
-    const stage = new SpanStage(
-      { id, bosId, span: model.span, family },
-      { lanesMax, rowsMax: limits.rowsMax, blockTokens },
-      setup.span,
-      monotonicMs,
-    );
-    return { stages: [stage], release: () => family.release() };
-  }
-  switch (task) {
-    case 'score': {
-      const family = await UniversalTransformer.open(backend, model, limits);
-      // A whole context, and one position more while its last keys are renewed.
-      const slotsMax = Math.max(limits.slotsMax, contextTokens + 1);
-      let generation: Generation | null = null;
-      const open = () => {
-        generation = new Generation(backend, model, family, { slots: slotsMax, cacheRows: cacheRowsMax });
-        return generation;
-      };
-      const stages = [
-        new ScoreStage({ id, maxSteps, family }, limits),
-        new GenerateStage({ id, maxSteps, contextTokens, open }, { ...limits, slotsMax, cacheRowsMax }),
-      ];
-      const release = () => {
-        generation?.release();
-        family.release();
-      };
-      return { stages, release };
-    }
-    case 'translate': {
-      const decoder = { rowsMax: limits.rowsMax, cacheRowsMax };
-      // Half the rows of a step: what waits behind an encoder step are the tokens of translations under way.
-      const encoder = { ...limits, rowsMax: Math.max(model.contextTokens, Math.floor(limits.rowsMax / 2)) };
-      const stage = (family: Translation) =>
-        new TranslateStage(
-          { id, maxSteps, bosId, eosId, contextTokens, family },
-          { encoder, memoryRowsMax: limits.slotsMax, decoder },
-        );
-      const family = await Translation.open(backend, model, {
-        encoderSlots: limits.slotsMax,
-        memoryRows: limits.slotsMax,
-        decoder: { slots: 2 * decoder.rowsMax, cacheRows: cacheRowsMax },
-      });
-      return { stages: [stage(family)], release: () => family.release() };
-    }
-    default:
-      return task satisfies never;
   }
 }
 
@@ -133,7 +60,8 @@ async function main(setup: WorkerSetup): Promise<void> {
   for (const model of setup.models) {
     try {
       const onDevice = device === null || setup.device === undefined ? null : openOnDevice(device, model, setup.device);
-      opened.push(...(onDevice ?? [await openModel(backend, model, setup)]));
+      if (onDevice !== null) opened.push(onDevice);
+      opened.push(...(await openModel(backend, model, setup, onDevice !== null)));
     } catch (error) {
       post({ type: 'refused', model: model.id, reason: (error as Error).message });
     }

@@ -11,9 +11,9 @@ import { type Expired, LaneQueue, type TimeLimits } from './lane-queue.js';
 import { chooseRank } from './sampling.js';
 import type { SaidToken, SequenceRequest } from './sequence.js';
 import { SlotPool } from './slot-pool.js';
-import { paddedBlock, type SpanBlockLane, type SpanLimits } from './span-scheduler.js';
+import { blockLength, type SpanBlockLane, type SpanLaneRequest, type SpanLimits } from './span-scheduler.js';
 
-export type SpanSequenceRequest = Omit<SequenceRequest, 'budget'> & { readonly spanCap: number | null };
+export type SpanSequenceRequest = Omit<SequenceRequest, 'budget'> & Pick<SpanLaneRequest, 'spanCap' | 'reach'>;
 
 /** Of the prompt's tokens, as far as they are computed. */
 export interface SpanPromptScores {
@@ -135,6 +135,8 @@ export interface SpanGeneratePlan {
   readonly lanes: readonly SpanSequence[];
   /** Tokens a lane, padding included; the same for all. */
   readonly blockTokens: number;
+  /** Keys that no head looks further than; the same for all. */
+  readonly reach: number;
 }
 
 export interface SpanGenerateProgress {
@@ -211,15 +213,18 @@ export class SpanGenerateScheduler {
     if (first === undefined) return null;
     const blockTokens = this.blockOf(first);
     const lanesMax = Math.max(1, Math.floor(this.limits.rowsMax / Math.max(1, blockTokens)));
-    const lanes = this.running.filter((sequence) => this.blockOf(sequence) === blockTokens).slice(0, lanesMax);
+    const { reach } = first.asked;
+    const isAlike = (sequence: SpanSequence) =>
+      this.blockOf(sequence) === blockTokens && sequence.asked.reach === reach;
+    const lanes = this.running.filter(isAlike).slice(0, lanesMax);
     for (const sequence of lanes) sequence.decides = sequence.goesOn && sequence.left <= blockTokens;
-    return { lanes, blockTokens };
+    return { lanes, blockTokens, reach };
   }
 
   /** 0: nothing is to be computed of it. */
   private blockOf({ left }: SpanSequence): number {
     if (left <= 1) return left * TOKEN_BLOCK;
-    return paddedBlock(left, this.limits.blockTokens);
+    return blockLength(left, this.limits.blockTokens);
   }
 
   /** The results of a plan's blocks, in its order. */

@@ -6,23 +6,41 @@ import type { GenerateJob, SequenceResult, SpanBlockResult } from '../../src/eng
 import { SpanGenerateStage } from '../../src/engine/span-generate-stage.js';
 import type { StageMessage } from '../../src/engine/stage.js';
 import type { SpanBlocks } from '../../src/families/adaptive-span.js';
+import type { SpanDescription } from '../../src/models/description.js';
 import { type Continuing, continueAlone, logprobsAfter } from '../generation-oracle.js';
 import { BOS, EOS, ranked, VOCABULARY } from '../translation-oracle.js';
 
 const FOREVER = { deadlineAtMs: null, startByMs: Number.POSITIVE_INFINITY };
 const LIMITS = { lanesMax: 3, rowsMax: 64, blockTokens: 32 };
+/** One layer of two heads, a group each. */
+const SPAN: SpanDescription = {
+  kind: 'adaptive',
+  spanMax: 64,
+  ramp: 32,
+  headWidth: 8,
+  tokenMultiplications: 1000,
+  keys: [[40, 60]],
+  groups: [
+    [
+      { heads: [0], span: 48 },
+      { heads: [1], span: 64 },
+    ],
+  ],
+};
 const FIXED_DEPTH = { maxSteps: 1, minSteps: 1, threshold: 1 };
 
 class FakeSpan {
   /** The tokens that each cache was made from. */
   private readonly read = new Map<number, readonly number[]>();
   readonly blocks: number[] = [];
+  readonly reaches: number[] = [];
 
-  async advance({ lanes, blockTokens }: SpanBlocks): Promise<SpanBlockResult[]> {
+  async advance({ lanes, blockTokens, reach }: SpanBlocks): Promise<SpanBlockResult[]> {
     assert.ok(lanes.length > 0 && blockTokens > 1, 'a block is never of one token');
     assert.ok(lanes.length * blockTokens <= LIMITS.rowsMax && lanes.length <= LIMITS.lanesMax);
     assert.equal(new Set(lanes.map(({ slot }) => slot)).size, lanes.length, 'a cache a lane');
     this.blocks.push(blockTokens);
+    this.reaches.push(reach);
     return lanes.map(({ slot, startsAt, startId, done, left, request }) => {
       assert.deepEqual([startsAt, startId], [0, BOS]);
       const n = Math.min(blockTokens, left);
@@ -51,10 +69,7 @@ function harness() {
     opened += 1;
     return family;
   };
-  const stage = new SpanGenerateStage(
-    { id: 'm', bosId: BOS, vocabularySize: VOCABULARY, keysPerToken: 7, open },
-    LIMITS,
-  );
+  const stage = new SpanGenerateStage({ id: 'm', bosId: BOS, vocabularySize: VOCABULARY, span: SPAN, open }, LIMITS);
   const messages: StageMessage[] = [];
   const turn = async () => {
     const taken = await stage.turn(() => 5);
@@ -174,6 +189,15 @@ test('a job that streams: the scores of its prompt once, each token, and the who
   );
 });
 
+test('sequences with different caps look different ways: they never share a block', async () => {
+  const { stage, family, finishAll, results } = harness();
+  stage.submit(job(1, [[7]], { spanCap: 8 }), FOREVER);
+  stage.submit(job(2, [[7]]), FOREVER);
+  await finishAll();
+  assert.deepEqual([...new Set(family.reaches)].sort(), [48, 64]);
+  assert.equal(results().size, 2);
+});
+
 test('stop answers one sequence as it stands, abort and expiry none; their caches are free', async () => {
   const { stage, messages, turn, finishAll } = harness();
   stage.submit(job(1, [[7], [8]], { maxNewTokens: 40 }), FOREVER);
@@ -198,5 +222,8 @@ test('what it reports is what was computed', async () => {
   await finishAll();
   const [report] = stage.telemetry();
   assert.deepEqual([report?.stage, report?.steps, report?.activeRows], ['generate', 3, 23]);
-  assert.deepEqual([report?.keysUseful, report?.keysComputed], [23 * 7, (32 + 2 + 2) * 7]);
+  // Blocks of 32, 2 and 2, whose tokens each look at as many keys more; the fake's spans are the positions.
+  const useful = 2 * Array.from({ length: 23 }, (_, i) => i).reduce((sum, span) => sum + span, 0);
+  const computed = [32, 2, 2].reduce((sum, block) => sum + block * (48 + 64 + 2 * block), 0);
+  assert.deepEqual([report?.keysUseful, report?.keysComputed], [useful, computed]);
 });
