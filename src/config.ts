@@ -149,6 +149,9 @@ export const OPTIONS = {
     help: 'Tokens of the sequences waiting or running at a time; past it requests get 429.',
   }),
   queueWaitMsMax: integer(30_000, 1, DAY_MS, { help: 'Longest wait for the first step; past it a request gets 429.' }),
+  engineStallMsMax: integer(30_000, 100, DAY_MS, {
+    help: 'Longest time without a sign of life from the engine while it has work; past it requests get 503 and it is restarted.',
+  }),
   requestsMax: integer(256, 1, 100_000, { help: 'Requests in work at a time; past it requests get 429.' }),
   inputsMax: integer(1024, 1, 100_000, { help: 'Texts in one request.' }),
   bodyBytesMax: integer(4 * MIB, 1024, 256 * MIB, { help: 'Bytes of one request body; past it requests get 413.' }),

@@ -3,11 +3,13 @@
  * died. It never touches the runtime. Every job leaves by one exit, `end`, whatever ended it; what a job was charged
  * (lanes, tokens) is given back there and only there.
  */
+import { writeSync } from 'node:fs';
 import { Worker } from 'node:worker_threads';
 import { monotonicMs } from '../clock.js';
 import { assertServable, type Config } from '../config.js';
 import { ServerError } from '../errors.js';
 import type { ModelDescription, RefusedModel } from '../models/description.js';
+import { HandleLedger } from '../runtime/handle-ledger.js';
 import type {
   Engine,
   EngineInfo,
@@ -35,12 +37,17 @@ import type {
   SpanBlockResult,
   ToEngine,
 } from './protocol.js';
+import { realTimers, type Timers } from './timers.js';
+import { Watchdog } from './watchdog.js';
 import type { WorkerSetup } from './worker.js';
 
 // A worker that dies at once each time is not restarted in a tight loop; one that served for a while is back at once.
 const RESTART_DELAY_MS_MIN = 50;
-const RESTART_DELAY_MS_MAX = 5_000;
+const RESTART_DELAY_MS_MAX = 1_000;
 const STABLE_AFTER_MS = 10_000;
+
+/** A thread that does not end within this time after it was told to is inside native code, and nothing can end it. */
+const TERMINATE_MS_MAX = 5_000;
 
 /** Log-probabilities of as many rows are computed between two steps at most. */
 const FINISH_ROWS_MAX = 512;
@@ -52,19 +59,29 @@ export interface EngineWorker {
   on(event: 'message', listener: (messages: FromEngine | readonly FromEngine[]) => void): void;
   on(event: 'error', listener: (error: Error) => void): void;
   on(event: 'exit', listener: () => void): void;
+  /** Ends the thread between two of its native calls; `exit` follows. */
+  terminate(): unknown;
 }
 
 export interface EngineSettings {
-  readonly setup: WorkerSetup;
+  readonly setup: Omit<WorkerSetup, 'handles'>;
   readonly queueLanesMax: number;
   readonly queueTokensMax: number;
-  /** Tests bring their own worker and clock. */
+  /** Longest time without a sign of life while there is work; then the worker is ended and another one started. */
+  readonly stallMsMax?: number;
+  readonly terminateMsMax?: number;
+  /** Called when a worker that stalled can't be ended either. */
+  readonly onStuck?: (reason: string) => void;
+  /** Tests bring their own worker, clock and timers. */
   readonly spawn?: (setup: WorkerSetup) => EngineWorker;
   readonly now?: () => number;
+  readonly timers?: Timers;
 }
 
+const STALL_MS_MAX = 30_000;
+
 export function spawnWorker(setup: WorkerSetup): Worker {
-  return new Worker(new URL('./worker.js', import.meta.url), { workerData: setup });
+  return new Worker(new URL('./thread.js', import.meta.url), { workerData: setup });
 }
 
 /** Blocks of a text that the loop may be ahead of whoever reads them: enough that a step never waits for a turn of the event loop. */
@@ -87,7 +104,8 @@ export class EngineClient implements Engine {
   private ready = { device: 'cpu', deviceReason: '', backend: '', threads: 0 };
   private restarts = 0;
   private restartDelayMs = RESTART_DELAY_MS_MIN;
-  private restartTimer: NodeJS.Timeout | null = null;
+  private cancelRestart: (() => void) | null = null;
+  private cancelStuck: (() => void) | null = null;
   private readonly jobs = new Map<number, PendingJob>();
   private lanesCharged = 0;
   private tokensCharged = 0;
@@ -100,9 +118,14 @@ export class EngineClient implements Engine {
   private stopped: (() => void) | null = null;
   private draining: Promise<void> | null = null;
   private readonly now: () => number;
+  private readonly timers: Timers;
+  private readonly watchdog: Watchdog;
+  private readonly handles = HandleLedger.memory();
 
   constructor(private readonly settings: EngineSettings) {
     this.now = settings.now ?? monotonicMs;
+    this.timers = settings.timers ?? realTimers;
+    this.watchdog = new Watchdog(settings.stallMsMax ?? STALL_MS_MAX, this.now, this.timers, () => this.stalled());
     this.served = settings.setup.models;
     this.startup = new Promise((resolve, reject) => {
       this.settleStartup = { resolve, reject };
@@ -257,6 +280,7 @@ export class EngineClient implements Engine {
         if (!this.jobs.delete(id)) return false;
         this.lanesCharged -= lanes;
         this.tokensCharged -= tokens;
+        if (this.jobs.size === 0) this.watchdog.rest();
         signal.removeEventListener('abort', onAbort);
         return true;
       };
@@ -273,6 +297,7 @@ export class EngineClient implements Engine {
       this.jobs.set(id, { part, done, fail });
       this.lanesCharged += lanes;
       this.tokensCharged += tokens;
+      this.watchdog.watch();
       signal.addEventListener('abort', onAbort, { once: true });
       this.send({ type: 'submit', job: { ...request, id, submittedAtMs } });
     });
@@ -316,11 +341,12 @@ export class EngineClient implements Engine {
 
   private spawn(): void {
     const { spawn = spawnWorker, setup } = this.settings;
-    const worker = spawn({ ...setup, models: this.served });
+    const worker = spawn({ ...setup, models: this.served, handles: this.handles });
     const spawnedAtMs = this.now();
     let failure = 'it ended without a reason';
     this.worker = worker;
     worker.on('message', (messages) => {
+      this.watchdog.heard();
       for (const message of [messages].flat() as FromEngine[]) this.receive(message);
     });
     worker.on('error', (error) => {
@@ -329,6 +355,7 @@ export class EngineClient implements Engine {
     worker.on('exit', () => {
       if (this.worker !== worker) return;
       this.worker = null;
+      this.cancelStuck?.();
       this.lost(failure, this.now() - spawnedAtMs);
     });
   }
@@ -380,14 +407,7 @@ export class EngineClient implements Engine {
 
   /** The worker is gone: its jobs get an answer, and unless we are stopping another one starts. */
   private lost(failure: string, livedMs: number): void {
-    for (const job of [...this.jobs.values()]) {
-      job.fail(
-        new ServerError(
-          'ENGINE_LOST',
-          `the engine worker died while the request was in flight (${failure}); it restarts, retry`,
-        ),
-      );
-    }
+    this.failAll(failure);
     const starting = this.settleStartup;
     this.settleStartup = null;
     starting?.reject(new Error(`the engine can't start: ${failure}`));
@@ -405,11 +425,38 @@ export class EngineClient implements Engine {
     this.reason = `the engine worker died (${failure}) and is restarting`;
     this.restarts += 1;
     if (livedMs > STABLE_AFTER_MS) this.restartDelayMs = RESTART_DELAY_MS_MIN;
-    this.restartTimer = setTimeout(() => {
-      this.restartTimer = null;
+    this.cancelRestart = this.timers(this.restartDelayMs, () => {
+      this.cancelRestart = null;
       this.spawn();
-    }, this.restartDelayMs);
+    });
     this.restartDelayMs = Math.min(RESTART_DELAY_MS_MAX, this.restartDelayMs * 2);
+  }
+
+  /** A step hangs: its jobs are answered at once, and the worker is ended, if that is possible. */
+  private stalled(): void {
+    const { worker } = this;
+    if (worker === null) return;
+    const reason = `no sign of life for ${this.settings.stallMsMax ?? STALL_MS_MAX} ms (--engine-stall-ms-max)`;
+    if (this.state === 'ready') {
+      this.state = 'restarting';
+      this.reason = `the engine stalled (${reason})`;
+    }
+    this.failAll(reason);
+    worker.terminate();
+    this.cancelStuck = this.timers(this.settings.terminateMsMax ?? TERMINATE_MS_MAX, () => {
+      this.settings.onStuck?.(`a step hangs in native code: ${reason}`);
+    });
+  }
+
+  private failAll(failure: string): void {
+    for (const job of [...this.jobs.values()]) {
+      job.fail(
+        new ServerError(
+          'ENGINE_LOST',
+          `the engine worker died while the request was in flight (${failure}); it restarts, retry`,
+        ),
+      );
+    }
   }
 
   /** A second call waits for the first, whose time counts. */
@@ -422,7 +469,7 @@ export class EngineClient implements Engine {
     if (this.state === 'stopped') return;
     this.state = 'draining';
     this.reason = 'the server is shutting down';
-    if (this.restartTimer !== null) clearTimeout(this.restartTimer);
+    this.cancelRestart?.();
     const { worker } = this;
     if (worker === null) {
       this.state = 'stopped';
@@ -432,7 +479,7 @@ export class EngineClient implements Engine {
       this.stopped = resolve;
     });
     this.send({ type: 'drain' });
-    const timer = setTimeout(() => {
+    let cancel = this.timers(timeoutMs, () => {
       for (const [id, job] of [...this.jobs]) {
         this.send({ type: 'abort', jobId: id });
         job.fail(
@@ -442,9 +489,11 @@ export class EngineClient implements Engine {
           ),
         );
       }
-    }, timeoutMs);
+      // A step that hangs would keep the thread from hearing of it.
+      cancel = this.timers(this.settings.terminateMsMax ?? TERMINATE_MS_MAX, () => worker.terminate());
+    });
     await exited;
-    clearTimeout(timer);
+    cancel();
   }
 }
 
@@ -477,6 +526,12 @@ function joinBlocks(blocks: readonly SpanBlockResult[]): SpanBlockResult {
 
 function closedByClient(): ServerError {
   return new ServerError('CLIENT_CLOSED', 'the client closed the connection');
+}
+
+/** The process can't even exit in order: it would wait for the thread. Whoever supervises it starts another. */
+export function endProcess(reason: string): void {
+  writeSync(process.stderr.fd, `ponder-serve: ${reason}; the process ends\n`);
+  process.kill(process.pid, 'SIGKILL');
 }
 
 /** Starts the worker and resolves when its models are loaded. Throws Error with one line when the engine can't start. */
@@ -515,6 +570,8 @@ export async function startEngine(config: Config, models: readonly ModelDescript
     },
     queueLanesMax: config.queueLanesMax,
     queueTokensMax: config.queueTokensMax,
+    stallMsMax: config.engineStallMsMax,
+    onStuck: endProcess,
   });
   await client.started();
   return client;

@@ -2,7 +2,7 @@
  * The engine's thread: opens the runtime and the models, then runs the loop. Steps are synchronous calls into native code, so the
  * port is polled between steps (`receiveMessageOnPort`); when idle the thread sleeps in its event loop until a message arrives.
  */
-import { parentPort, receiveMessageOnPort, workerData } from 'node:worker_threads';
+import { parentPort, receiveMessageOnPort } from 'node:worker_threads';
 import { monotonicMs } from '../clock.js';
 import type { ModelDescription } from '../models/description.js';
 import type { Backend } from '../runtime/backend.js';
@@ -21,12 +21,14 @@ export interface WorkerSetup extends ModelSetup {
   readonly device?: DeviceSetup;
   readonly queueWaitMsMax: number;
   readonly models: readonly ModelDescription[];
+  /** Memory of a HandleLedger, the same for each worker that follows another. */
+  readonly handles: SharedArrayBuffer;
 }
 
-async function openBackend({ backend, threads, spin }: WorkerSetup): Promise<Backend> {
+export async function openBackend({ backend, threads, spin, handles }: WorkerSetup): Promise<Backend> {
   switch (backend) {
     case 'ort-capi':
-      return openOrtCapi({ threads, spin });
+      return openOrtCapi({ threads, spin, handles });
     case 'ort-node':
       return openOrtNode({ threads });
     default:
@@ -37,9 +39,10 @@ async function openBackend({ backend, threads, spin }: WorkerSetup): Promise<Bac
 /** Arrays up to this size are copied: moving an ArrayBuffer to another thread costs more. */
 const COPIED_BYTES_MAX = 16_384;
 
-async function main(setup: WorkerSetup): Promise<void> {
+/** @param open tests bring runtimes that fail */
+export async function runWorker(setup: WorkerSetup, open: typeof openBackend = openBackend): Promise<void> {
   const port = parentPort;
-  if (port === null) throw new Error('worker.ts runs as a worker thread only');
+  if (port === null) throw new Error('runs as a worker thread only');
   // Messages of one turn travel together: each one on its own would wake the main thread, which takes the core from a step.
   let outbox: FromEngine[] = [];
   let moved: ArrayBuffer[] = [];
@@ -54,7 +57,7 @@ async function main(setup: WorkerSetup): Promise<void> {
     outbox = [];
     moved = [];
   };
-  const backend = await openBackend(setup);
+  const backend = await open(setup);
   const { device, reason } = openDevice(setup.device);
   const opened: Opened[] = [];
   for (const model of setup.models) {
@@ -113,5 +116,3 @@ async function main(setup: WorkerSetup): Promise<void> {
   }
   port.close();
 }
-
-await main(workerData as WorkerSetup);

@@ -34,7 +34,7 @@ class CapiBackend implements Backend {
     this.threads = options.threads;
     this.runtime = new OrtRuntime(options);
     const { api } = this.runtime;
-    this.memory = this.runtime.take((out) => api.createCpuMemoryInfo(DEVICE_ALLOCATOR, MEMORY_DEFAULT, out));
+    this.memory = this.runtime.take((out) => api.createCpuMemoryInfo(DEVICE_ALLOCATOR, MEMORY_DEFAULT, out), 'memory');
   }
 
   liveHandles(): number {
@@ -47,7 +47,7 @@ class CapiBackend implements Backend {
     try {
       return new CapiGraph(this.runtime, session);
     } catch (error) {
-      this.runtime.give(this.runtime.api.releaseSession, session);
+      this.runtime.give(this.runtime.api.releaseSession, session, 'session');
       throw error;
     }
   }
@@ -60,7 +60,7 @@ class CapiBackend implements Backend {
   release(): void {
     if (this.released) return;
     this.released = true;
-    this.runtime.give(this.runtime.api.releaseMemoryInfo, this.memory);
+    this.runtime.give(this.runtime.api.releaseMemoryInfo, this.memory, 'memory');
     this.runtime.release();
   }
 }
@@ -126,7 +126,7 @@ class CapiGraph implements Graph {
     const { inputs, outputs } = runtime.specs(session);
     this.inputs = inputs;
     this.outputs = outputs;
-    this.binding = runtime.take((out) => runtime.api.createIoBinding(session, out));
+    this.binding = runtime.take((out) => runtime.api.createIoBinding(session, out), 'binding');
   }
 
   run(inputs: Readonly<Record<string, Tensor>>, outputs: Readonly<Record<string, Tensor>>): void {
@@ -150,8 +150,8 @@ class CapiGraph implements Graph {
   release(): void {
     if (this.released) return;
     this.released = true;
-    this.runtime.give(this.runtime.api.releaseIoBinding, this.binding);
-    this.runtime.give(this.runtime.api.releaseSession, this.session);
+    this.runtime.give(this.runtime.api.releaseIoBinding, this.binding, 'binding');
+    this.runtime.give(this.runtime.api.releaseSession, this.session, 'session');
     this.bound.clear();
   }
 }

@@ -1,6 +1,7 @@
 /** What sessions on the CPU and on a GPU share: the environment with its pool of threads, the count of native handles, and how a session is read. */
 import koffi from 'koffi';
 import { type ElementType, RuntimeFailure, type TensorSpec } from './backend.js';
+import { type HandleKind, HandleLedger } from './handle-ledger.js';
 import { type OrtApi, ortApi, type Pointer } from './ort-api.js';
 
 const LOG_ERROR = 3;
@@ -20,6 +21,8 @@ export interface OrtThreads {
   readonly threads: number;
   /** Idle pool threads spin for the next operator: faster steps, a busier core. */
   readonly spin: boolean;
+  /** Where this thread's handles are written down, and those of a predecessor that was killed; for one runtime of a thread. */
+  readonly handles?: SharedArrayBuffer;
 }
 
 export interface SessionSpecs {
@@ -32,11 +35,20 @@ export class OrtRuntime {
   private readonly env: Pointer;
   private readonly out = new BigUint64Array(1);
   private live = 0;
+  private readonly ledger: HandleLedger | null;
 
   /** Throws RuntimeFailure when the library can't be loaded. */
   constructor(private readonly options: OrtThreads) {
     this.api = ortApi();
+    this.ledger = options.handles === undefined ? null : new HandleLedger(options.handles);
+    this.releaseLeftovers();
     this.env = this.createEnv();
+  }
+
+  private releaseLeftovers(): void {
+    const { releaseEnv: env, releaseMemoryInfo: memory, releaseSession: session, releaseIoBinding: binding } = this.api;
+    const release = { env, memory, session, binding };
+    for (const { kind, address } of this.ledger?.takeAll() ?? []) release[kind](address);
   }
 
   /**
@@ -51,16 +63,20 @@ export class OrtRuntime {
       this.api.setGlobalIntraOpThreads(threading, threads);
       this.api.setGlobalInterOpThreads(threading, 1);
       this.api.setGlobalSpinControl(threading, spin ? 1 : 0);
-      return this.take((out) => this.api.createEnvWithGlobalThreadPools(LOG_ERROR, 'ponder-serve', threading, out));
+      return this.take(
+        (out) => this.api.createEnvWithGlobalThreadPools(LOG_ERROR, 'ponder-serve', threading, out),
+        'env',
+      );
     } finally {
       this.give(this.api.releaseThreadingOptions, threading);
     }
   }
 
-  /** Calls a creating function and counts the handle it gives. */
-  take(create: (out: BigUint64Array) => void): Pointer {
+  /** Calls a creating function and counts the handle it gives; one with a kind is large, and written down. */
+  take(create: (out: BigUint64Array) => void, kind?: HandleKind): Pointer {
     const handle = this.read(create);
     this.live += 1;
+    if (kind !== undefined) this.ledger?.add(kind, handle);
     return handle;
   }
 
@@ -70,7 +86,8 @@ export class OrtRuntime {
     return this.out[0] as Pointer;
   }
 
-  give(release: (pointer: Pointer) => void, pointer: Pointer): void {
+  give(release: (pointer: Pointer) => void, pointer: Pointer, kind?: HandleKind): void {
+    if (kind !== undefined) this.ledger?.remove(pointer);
     release(pointer);
     this.live -= 1;
   }
@@ -88,7 +105,7 @@ export class OrtRuntime {
       // A memory pattern is kept per set of input shapes; the loop's shapes hardly ever repeat, so it would only grow.
       this.api.disableMemPattern(options);
       configure(options);
-      return this.take((out) => this.api.createSession(this.env, file, options, out));
+      return this.take((out) => this.api.createSession(this.env, file, options, out), 'session');
     } finally {
       this.give(this.api.releaseSessionOptions, options);
     }
@@ -152,6 +169,6 @@ export class OrtRuntime {
   }
 
   release(): void {
-    this.give(this.api.releaseEnv, this.env);
+    this.give(this.api.releaseEnv, this.env, 'env');
   }
 }

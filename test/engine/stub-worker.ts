@@ -28,6 +28,13 @@ export class StubWorker implements EngineWorker {
     this.post({ type: 'ready', device: 'cpu', deviceReason: 'a stub', backend: 'stub', threads: 3 });
   }
 
+  /** Whether it was told to end; it ends when the test says so. */
+  terminated = false;
+
+  terminate(): void {
+    this.terminated = true;
+  }
+
   /** Ends, with an error unless it is null. */
   die(error: string | null = null): void {
     if (error !== null) this.listeners.error?.(new Error(error));

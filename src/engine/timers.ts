@@ -1,0 +1,7 @@
+/** Calls `fire` after `ms`; returns how to call that off. Tests bring timers of their own. */
+export type Timers = (ms: number, fire: () => void) => () => void;
+
+export const realTimers: Timers = (ms, fire) => {
+  const timer = setTimeout(fire, ms);
+  return () => clearTimeout(timer);
+};
