@@ -37,7 +37,7 @@ import type {
   SpanBlockResult,
   ToEngine,
 } from './protocol.js';
-import { realTimers, type Timers } from './timers.js';
+import { backgroundTimers, realTimers, type Timers } from './timers.js';
 import { Watchdog } from './watchdog.js';
 import type { WorkerSetup } from './worker.js';
 
@@ -125,7 +125,12 @@ export class EngineClient implements Engine {
   constructor(private readonly settings: EngineSettings) {
     this.now = settings.now ?? monotonicMs;
     this.timers = settings.timers ?? realTimers;
-    this.watchdog = new Watchdog(settings.stallMsMax ?? STALL_MS_MAX, this.now, this.timers, () => this.stalled());
+    this.watchdog = new Watchdog(
+      settings.stallMsMax ?? STALL_MS_MAX,
+      this.now,
+      settings.timers ?? backgroundTimers,
+      () => this.stalled(),
+    );
     this.served = settings.setup.models;
     this.startup = new Promise((resolve, reject) => {
       this.settleStartup = { resolve, reject };

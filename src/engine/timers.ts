@@ -5,3 +5,9 @@ export const realTimers: Timers = (ms, fire) => {
   const timer = setTimeout(fire, ms);
   return () => clearTimeout(timer);
 };
+
+/** The same, but the process may end before it fires. */
+export const backgroundTimers: Timers = (ms, fire) => {
+  const timer = setTimeout(fire, ms).unref();
+  return () => clearTimeout(timer);
+};
