@@ -148,11 +148,15 @@ export const OPTIONS = {
   queueTokensMax: integer(MIB, 1, 1024 * MIB, {
     help: 'Tokens of the sequences waiting or running at a time; past it requests get 429.',
   }),
-  queueWaitMsMax: integer(30_000, 1, DAY_MS, { help: 'Longest wait for the first step; past it a request gets 429.' }),
+  queueWaitMsMax: integer(30_000, 1, DAY_MS, {
+    help: 'Longest wait for the first step: a request that would wait longer by the cost of what is in gets 429 at the door, one that did wait longer too.',
+  }),
   engineStallMsMax: integer(30_000, 100, DAY_MS, {
     help: 'Longest time without a sign of life from the engine while it has work; past it requests get 503 and it is restarted.',
   }),
-  requestsMax: integer(256, 1, 100_000, { help: 'Requests in work at a time; past it requests get 429.' }),
+  requestsMax: integer(2048, 1, 100_000, {
+    help: 'Requests in work at a time, whatever they cost; past it requests get 429.',
+  }),
   inputsMax: integer(1024, 1, 100_000, { help: 'Texts in one request.' }),
   bodyBytesMax: integer(4 * MIB, 1024, 256 * MIB, { help: 'Bytes of one request body; past it requests get 413.' }),
   bodiesBytesMax: integer(64 * MIB, 1024, 16384 * MIB, {

@@ -5,6 +5,7 @@ import type {
   Engine,
   EngineInfo,
   EngineState,
+  Foreseen,
   GenerateListener,
   GenerateOutcome,
   GenerateRequest,
@@ -141,6 +142,15 @@ export class FakeEngine implements Engine {
 
   models(): readonly ModelDescription[] {
     return this.described;
+  }
+
+  /** What was asked of `refuseIfLate`; a failure that is set for it is thrown. */
+  readonly foreseen: Foreseen[] = [];
+  late: ServerError | null = null;
+
+  refuseIfLate(foreseen: Foreseen): void {
+    this.foreseen.push(foreseen);
+    if (this.late !== null) throw this.late;
   }
 
   /** Requests wait in the engine until `openGate`. */

@@ -10,10 +10,12 @@ import { assertServable, type Config } from '../config.js';
 import { ServerError } from '../errors.js';
 import type { ModelDescription, RefusedModel } from '../models/description.js';
 import { HandleLedger } from '../runtime/handle-ledger.js';
+import { Backlog, type Order } from './backlog.js';
 import type {
   Engine,
   EngineInfo,
   EngineState,
+  Foreseen,
   GenerateListener,
   GenerateOutcome,
   GenerateRequest,
@@ -27,10 +29,10 @@ import type {
   TranslateRequest,
 } from './engine.js';
 import { Hearing } from './hearing.js';
+import { costOf, type NewJob, workOf } from './job-cost.js';
 import type {
   EngineTelemetry,
   FromEngine,
-  Job,
   ScoreWindowResult,
   SentenceResult,
   SequenceResult,
@@ -48,6 +50,9 @@ const STABLE_AFTER_MS = 10_000;
 
 /** A thread that does not end within this time after it was told to is inside native code, and nothing can end it. */
 const TERMINATE_MS_MAX = 5_000;
+
+/** A token has fewer bytes of English than this: what is foreseen from bytes is less than it will be. */
+const BYTES_PER_TOKEN = 5;
 
 /** Log-probabilities of as many rows are computed between two steps at most. */
 const FINISH_ROWS_MAX = 512;
@@ -87,9 +92,6 @@ export function spawnWorker(setup: WorkerSetup): Worker {
 /** Blocks of a text that the loop may be ahead of whoever reads them: enough that a step never waits for a turn of the event loop. */
 const BLOCKS_AHEAD = 8;
 
-type Unnumbered<J> = J extends Job ? Omit<J, 'id' | 'submittedAtMs'> : never;
-type NewJob = Unnumbered<Job>;
-
 interface PendingJob {
   /** A message about the job: a part of its result. */
   readonly part: (message: Extract<FromEngine, { jobId: number }>) => void;
@@ -121,10 +123,14 @@ export class EngineClient implements Engine {
   private readonly timers: Timers;
   private readonly watchdog: Watchdog;
   private readonly handles = HandleLedger.memory();
+  readonly backlog: Backlog;
+  /** Requests that are in are not refused for their later parts. */
+  private readonly admitted = new WeakSet<AbortSignal>();
 
   constructor(private readonly settings: EngineSettings) {
     this.now = settings.now ?? monotonicMs;
     this.timers = settings.timers ?? realTimers;
+    this.backlog = new Backlog(settings.setup.queueWaitMsMax);
     this.watchdog = new Watchdog(
       settings.stallMsMax ?? STALL_MS_MAX,
       this.now,
@@ -278,11 +284,16 @@ export class EngineClient implements Engine {
     const tokens = sequences.reduce((sum, length) => sum + length, 0);
     if (lanes === 0) return { queueMs: 0, computeMs: 0 };
     this.refuseWhenFull(lanes, tokens);
+    const order = { ...workOf(request, tokens), tenant: request.tenant ?? '', deadlineAtMs: request.deadlineAtMs };
+    if (!this.admitted.has(signal)) this.refuseWhenLate(order);
+    this.admitted.add(signal);
     const id = this.nextId++;
     const submittedAtMs = this.now();
+    let [rows, lanesLeft] = [0, lanes];
     return new Promise((resolve, reject) => {
-      const leave = () => {
+      const leave = (rowsTaken: number | null, late = false) => {
         if (!this.jobs.delete(id)) return false;
+        this.backlog.leave(id, this.now(), rowsTaken, late);
         this.lanesCharged -= lanes;
         this.tokensCharged -= tokens;
         if (this.jobs.size === 0) this.watchdog.rest();
@@ -290,16 +301,23 @@ export class EngineClient implements Engine {
         return true;
       };
       const fail = (error: ServerError) => {
-        if (leave()) reject(error);
+        if (leave(null, error.code === 'DEADLINE_EXCEEDED')) reject(error);
       };
       const done = (startedAtMs: number, finishedAtMs: number) => {
-        if (leave()) resolve({ queueMs: startedAtMs - submittedAtMs, computeMs: finishedAtMs - startedAtMs });
+        if (leave(rows)) resolve({ queueMs: startedAtMs - submittedAtMs, computeMs: finishedAtMs - startedAtMs });
       };
       const onAbort = () => {
         this.send({ type: 'abort', jobId: id });
         fail(closedByClient());
       };
-      this.jobs.set(id, { part, done, fail });
+      const hear: PendingJob['part'] = (message) => {
+        const cost = costOf(message);
+        rows += cost.rows;
+        if (cost.endsLane) this.backlog.progress(id, --lanesLeft / lanes);
+        part(message);
+      };
+      this.jobs.set(id, { part: hear, done, fail });
+      this.backlog.enter(id, order, submittedAtMs);
       this.lanesCharged += lanes;
       this.tokensCharged += tokens;
       this.watchdog.watch();
@@ -323,6 +341,21 @@ export class EngineClient implements Engine {
     }
   }
 
+  refuseIfLate({ model, kind, bytes, tenant, deadlineAtMs }: Foreseen): void {
+    this.refuseUnlessReady();
+    this.refuseWhenLate({ model, kind, tokens: bytes / BYTES_PER_TOKEN, budget: null, tenant, deadlineAtMs });
+  }
+
+  private refuseWhenLate(order: Order): void {
+    const refusal = this.backlog.refusal(order, this.now());
+    if (refusal === null) return;
+    const { predictedMs, allowedMs, retryAfterSeconds } = refusal;
+    const message =
+      `the request would take ${Math.round(predictedMs)} ms behind what is in, and has ${Math.max(0, Math.round(allowedMs))} ms ` +
+      '(its deadline, or --queue-wait-ms-max): retry later, or on another replica';
+    throw new ServerError('QUEUE_FULL', message, null, retryAfterSeconds);
+  }
+
   /** A request larger than a whole limit is let in when nothing else is there: it would otherwise be refused for ever. */
   private refuseWhenFull(lanes: number, tokens: number): void {
     const { queueLanesMax, queueTokensMax } = this.settings;
@@ -330,12 +363,16 @@ export class EngineClient implements Engine {
       throw new ServerError(
         'QUEUE_FULL',
         `${this.lanesCharged} sequences are waiting or running (--queue-lanes-max ${queueLanesMax}); retry later`,
+        null,
+        this.backlog.drainSeconds,
       );
     }
     if (this.tokensCharged > 0 && this.tokensCharged + tokens > queueTokensMax) {
       throw new ServerError(
         'QUEUE_FULL',
         `${this.tokensCharged} tokens are waiting or running (--queue-tokens-max ${queueTokensMax}); retry later`,
+        null,
+        this.backlog.drainSeconds,
       );
     }
   }
@@ -401,6 +438,7 @@ export class EngineClient implements Engine {
         this.jobs.get(message.jobId)?.fail(new ServerError(message.code, message.message, message.param));
         break;
       case 'telemetry':
+        this.backlog.observe(message.telemetry);
         for (const listener of this.listeners) listener(message.telemetry);
         break;
       case 'drained':

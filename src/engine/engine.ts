@@ -7,6 +7,7 @@ import type {
   EngineTelemetry,
   GeneratedTokens,
   GenerateJob,
+  Job,
   ScoreJob,
   ScoreWindowResult,
   SentenceResult,
@@ -101,9 +102,21 @@ export interface EngineInfo {
   readonly restarts: number;
 }
 
+/** A request before it was tokenised. */
+export interface Foreseen {
+  readonly kind: Job['kind'];
+  readonly model: string;
+  /** Of its texts. */
+  readonly bytes: number;
+  readonly tenant: string;
+  readonly deadlineAtMs: number | null;
+}
+
 export interface Engine {
   info(): EngineInfo;
   models(): readonly ModelDescription[];
+  /** Throws QUEUE_FULL when a request like this would be late, before it costs anything. */
+  refuseIfLate(foreseen: Foreseen): void;
   /**
    * Scores all windows of one request. Rejects with a ServerError: QUEUE_FULL, NOT_READY, DRAINING, ENGINE_LOST,
    * DEADLINE_EXCEEDED, or CLIENT_CLOSED once `signal` aborts (the lanes leave at the next step).

@@ -122,7 +122,7 @@ export class EngineLoop {
     const startByMs = job.submittedAtMs + this.deps.queueWaitMsMax;
     this.unreported = true;
     try {
-      const partsLeft = stage.submit(job, { deadlineAtMs: job.deadlineAtMs, startByMs });
+      const partsLeft = stage.submit(job, { deadlineAtMs: job.deadlineAtMs, startByMs, tenant: job.tenant ?? '' });
       this.jobs.set(job.id, { stage, partsLeft, startedAtMs: null });
     } catch (error) {
       if (!(error instanceof ServerError)) throw error;

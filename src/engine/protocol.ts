@@ -33,6 +33,8 @@ export interface ScoreJob {
   readonly submittedAtMs: number;
   /** The job is given up (DEADLINE_EXCEEDED) when this moment passes; null: no deadline. */
   readonly deadlineAtMs: number | null;
+  /** Whose request it is; tenants share the engine alike. Absent: nobody's in particular. */
+  readonly tenant?: string;
 }
 
 /** A translation request: every sentence becomes an encoder lane, and then hypotheses of the decoder. */
@@ -54,6 +56,7 @@ export interface TranslateJob {
   readonly streamTokens: boolean;
   readonly submittedAtMs: number;
   readonly deadlineAtMs: number | null;
+  readonly tenant?: string;
 }
 
 /** Scoring with a model whose cache goes from block to block: texts of any length, answered block by block. */
@@ -75,6 +78,7 @@ export interface SpanJob {
   readonly blocksAhead: number | null;
   readonly submittedAtMs: number;
   readonly deadlineAtMs: number | null;
+  readonly tenant?: string;
 }
 
 /**
@@ -112,6 +116,7 @@ export interface GenerateJob {
   readonly streamTokens: boolean;
   readonly submittedAtMs: number;
   readonly deadlineAtMs: number | null;
+  readonly tenant?: string;
 }
 
 export type Job = ScoreJob | TranslateJob | SpanJob | GenerateJob;

@@ -36,7 +36,7 @@ export interface CompletionDeps {
 /** @throws ServerError as `Engine.generate` does */
 export async function runCompletion(
   { engine, observer }: CompletionDeps,
-  exit: Pick<RequestExit, 'signal' | 'startedAtMs'>,
+  exit: Pick<RequestExit, 'signal' | 'startedAtMs'> & Partial<Pick<RequestExit, 'tenant'>>,
   { model, prompts, settings, tokenizeMs, listener }: CompletionOrder,
 ): Promise<Completion> {
   const { budget, spanCap, maxNewTokens, temperature, topP, choices, logprobs, echo, stopIds, deadlineMs } = settings;
@@ -56,6 +56,7 @@ export async function runCompletion(
     promptLogprobs: echo && logprobs !== null,
     stopIds,
     deadlineAtMs: deadlineMs === null ? null : exit.startedAtMs + deadlineMs,
+    tenant: exit.tenant ?? '',
   };
   const outcome = await engine.generate(request, exit.signal, listener);
   const { sequences, queueMs, computeMs } = outcome;

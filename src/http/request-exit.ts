@@ -12,6 +12,8 @@ export class RequestExit {
   readonly startedAtMs = monotonicMs();
   /** What the reply says; the error handler sets it. */
   outcome: Outcome = 'OK';
+  /** Whose request it is, for fairness; whoever checks keys sets it. */
+  tenant = '';
   readonly #abort = new AbortController();
   readonly #releases: Release[] = [];
   #finished = false;

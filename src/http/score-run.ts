@@ -35,6 +35,9 @@ export async function runScore(
     throw new ServerError('INVALID_REQUEST', message, 'model');
   }
   const deadlineAtMs = settings.deadlineMs === null ? null : exit.startedAtMs + settings.deadlineMs;
+  const { tenant } = exit;
+  const bytes = inputs.reduce((sum, input) => sum + ('text' in input ? input.text.length : input.ids.length), 0);
+  engine.refuseIfLate({ kind: 'score', model: model.id, bytes, tenant, deadlineAtMs });
   const tokenizeFromMs = monotonicMs();
   const tokenized = await tokenizeInputs(inputs, tokenizerOf(tokenizers, model), settings, config, exit.signal);
   const tokenizeMs = monotonicMs() - tokenizeFromMs;
@@ -44,7 +47,10 @@ export async function runScore(
 
   const { budget, topLogprobs } = settings;
   const windows = windowsOf(tokenized);
-  const outcome = await engine.score({ model: model.id, windows, budget, topLogprobs, deadlineAtMs }, exit.signal);
+  const outcome = await engine.score(
+    { model: model.id, windows, budget, topLogprobs, deadlineAtMs, tenant },
+    exit.signal,
+  );
 
   const scored = dealResults(tokenized, outcome.windows);
   const results = scored.map((input, i) => summarize(i, input, model.maxSteps));

@@ -32,9 +32,14 @@ export async function runTranslation(
   { model, inputs, settings, deadlineMs, progress }: TranslationOrder,
 ): Promise<Translation> {
   const calledAtMs = monotonicMs();
+  const { tenant } = exit;
+  const deadlineAtMs = deadlineMs === null ? null : exit.startedAtMs + deadlineMs;
+  const bytes = inputs.reduce((sum, { text }) => sum + text.length, 0);
+  engine.refuseIfLate({ kind: 'translate', model: model.id, bytes, tenant, deadlineAtMs });
   const work = await translateTexts({ engine, tokenizer: tokenizerOf(tokenizers, model), model }, inputs, settings, {
     signal: exit.signal,
-    deadlineAtMs: deadlineMs === null ? null : exit.startedAtMs + deadlineMs,
+    deadlineAtMs,
+    tenant,
     ...(progress === undefined ? {} : { progress, streamTokens: settings.beam === 1 }),
   });
   const { texts, queueMs, computeMs, tokenizeMs } = work;

@@ -75,7 +75,7 @@ export interface GenerateProgress {
 }
 
 export class GenerateScheduler {
-  private readonly queue = new LaneQueue<SequenceRequest>();
+  private readonly queue = new LaneQueue<SequenceRequest>(({ prompt, maxNewTokens }) => prompt.length + maxNewTokens);
   private running: Sequence[] = [];
   private begun: Sequence[] = [];
   private readonly slots: SlotPool;

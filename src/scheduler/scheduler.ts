@@ -69,7 +69,7 @@ export interface StackTraits {
 }
 
 export class Scheduler {
-  private readonly queue = new LaneQueue();
+  private readonly queue = new LaneQueue(({ ids }: LaneRequest) => ids.length);
   private running: Lane[] = [];
   private finishing: Lane[] = [];
   private readonly slots: SlotPool;

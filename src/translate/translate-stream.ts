@@ -31,6 +31,8 @@ export interface StreamOptions {
   readonly signal: AbortSignal;
   /** On the clock of `monotonicMs`; null: none. */
   readonly deadlineAtMs: number | null;
+  /** Whose request it is. */
+  readonly tenant?: string;
   readonly streamTokens?: boolean;
   /** Sentences of the first text that are left out: they were translated by a run that was interrupted. */
   readonly skipSentences?: number;
@@ -87,6 +89,7 @@ export async function translateStream(
       lengthPenalty: settings.lengthPenalty,
       streamTokens: options.streamTokens === true && settings.beam === 1,
       deadlineAtMs: options.deadlineAtMs,
+      tenant: options.tenant ?? '',
     },
     options.signal,
   );

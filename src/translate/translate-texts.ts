@@ -22,6 +22,8 @@ export interface TranslateOptions {
   readonly signal: AbortSignal;
   /** On the clock of `monotonicMs`; null: none. */
   readonly deadlineAtMs: number | null;
+  /** Whose request it is. */
+  readonly tenant?: string;
   readonly progress?: TranslateProgress;
   /** Send tokens to `progress`; greedy only. */
   readonly streamTokens?: boolean;

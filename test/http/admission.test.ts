@@ -123,3 +123,24 @@ test('a default deadline applies to requests that name none', async (t) => {
   const [first, second] = server.engine.requests.map(({ deadlineAtMs }) => deadlineAtMs ?? Number.NaN);
   assert.ok((second ?? 0) - (first ?? 0) > 90_000);
 });
+
+for (const [path, body, kind, model] of [
+  ['/v1/score', { input: 'abcdef', deadline_ms: 5000 }, 'score', 'fake'],
+  ['/v1/translate', { input: ['abc', 'def'], deadline_ms: 5000 }, 'translate', 'fake-mt'],
+] as const) {
+  test(`${path}: what would be late is refused before it is tokenised, with the time after which to retry`, async (t) => {
+    const server = await fakeServer();
+    t.after(() => server.app.close());
+    server.engine.late = new ServerError('QUEUE_FULL', 'it would take too long', null, 7);
+    const refused = await server.app.inject({ method: 'POST', url: path, payload: body });
+    assert.equal(refused.statusCode, 429);
+    assert.equal(refused.headers['retry-after'], '7');
+    assert.equal(server.engine.requests.length + server.engine.translations.length, 0);
+    const [foreseen] = server.engine.foreseen;
+    assert.deepEqual([foreseen?.kind, foreseen?.model, foreseen?.bytes, foreseen?.tenant], [kind, model, 6, '']);
+    assert.ok((foreseen?.deadlineAtMs ?? 0) > 0);
+    assert.equal(server.admission.requestsInWork, 0, 'the permit came back');
+    server.engine.late = null;
+    assert.equal((await server.app.inject({ method: 'POST', url: path, payload: body })).statusCode, 200);
+  });
+}

@@ -97,7 +97,7 @@ interface Submitted {
   readonly windows: Map<number, ScoreWindowResult>;
   /** Steps of its model between its arrival and the admission of its first lane: so far, and how many are allowed. */
   stepsWaited: number;
-  readonly stepsWaitedMax: number;
+  stepsWaitedMax: number;
   lanesAdmitted: number;
   startedAtMs: number | null;
   end: 'done' | 'failed' | 'aborted' | null;
@@ -162,9 +162,13 @@ export class Simulation {
 
   private noteSubmit(job: ScoreJob): void {
     const maxSteps = this.scenario.models.find(({ id }) => id === job.model)?.maxSteps ?? 0;
-    const ahead = [...this.jobs.values()].filter(
+    const waiting = [...this.jobs.values()].filter(
       (other) => other.end === null && other.job.model === job.model && other.lanesAdmitted < other.job.windows.length,
-    ).length;
+    );
+    // With a deadline a job puts in all its lanes when it is its turn, without one a lane a turn.
+    const turnsOf = ({ deadlineAtMs, windows }: ScoreJob) => (deadlineAtMs === null ? 1 : windows.length);
+    const ahead = waiting.reduce((sum, other) => sum + turnsOf(other.job), 0);
+    for (const other of waiting) if (job.deadlineAtMs !== null) other.stepsWaitedMax += turnsOf(job) * maxSteps;
     this.jobs.set(job.id, {
       job,
       receivedAtMs: this.nowMs,
