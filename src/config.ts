@@ -151,6 +151,12 @@ export const OPTIONS = {
   queueWaitMsMax: integer(30_000, 1, DAY_MS, {
     help: 'Longest wait for the first step: a request that would wait longer by the cost of what is in gets 429 at the door, one that did wait longer too.',
   }),
+  latencyTargetMs: integer(0, 0, DAY_MS, {
+    help: 'Latency that requests of quality adaptive are to meet: under pressure they get fewer steps. 0: they get all.',
+  }),
+  qualityStepsMin: integer(2, 1, 256, {
+    help: 'Fewest steps that a request of quality adaptive may be given.',
+  }),
   engineStallMsMax: integer(30_000, 100, DAY_MS, {
     help: 'Longest time without a sign of life from the engine while it has work; past it requests get 503 and it is restarted.',
   }),

@@ -19,6 +19,7 @@ import type {
   TranslateRequest,
 } from '../src/engine/engine.js';
 import type {
+  Budget,
   EngineTelemetry,
   GeneratedTokens,
   ScoreWindow,
@@ -137,7 +138,16 @@ export class FakeEngine implements Engine {
 
   info(): EngineInfo {
     const { state, reason, restarts } = this;
-    return { state, reason, device: 'cpu', deviceReason: 'a fake', backend: 'fake', threads: 1, restarts };
+    return {
+      state,
+      reason,
+      device: 'cpu',
+      deviceReason: 'a fake',
+      backend: 'fake',
+      threads: 1,
+      restarts,
+      backlogMs: 0,
+    };
   }
 
   models(): readonly ModelDescription[] {
@@ -151,6 +161,13 @@ export class FakeEngine implements Engine {
   refuseIfLate(foreseen: Foreseen): void {
     this.foreseen.push(foreseen);
     if (this.late !== null) throw this.late;
+  }
+
+  /** What `grantSteps` grants at most. */
+  stepsGranted = Number.POSITIVE_INFINITY;
+
+  grantSteps(_foreseen: Foreseen, { maxSteps }: Budget, { floor }: { readonly floor: number }): number {
+    return Math.max(floor, Math.min(maxSteps, this.stepsGranted));
   }
 
   /** Requests wait in the engine until `openGate`. */
@@ -465,6 +482,7 @@ export async function fakeServer(
       requestsInWork: () => admission.requestsInWork,
       engineRestarts: () => engine.info().restarts,
       engineReady: () => engine.info().state === 'ready',
+      backlogSeconds: () => engine.info().backlogMs / 1000,
     },
     { latencyBucketsMs: config.latencyBucketsMs, processMetrics: false },
   );

@@ -35,6 +35,11 @@ export const COMMANDS: Readonly<Record<string, CommandEntry>> = {
     load: async () => (await import('./bench.js')).run,
     stops: true,
   },
+  tune: {
+    help: 'Measure what quality costs, and recommend settings.',
+    load: async () => (await import('./tune.js')).run,
+    stops: true,
+  },
 };
 
 export function usage(): string {

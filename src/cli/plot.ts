@@ -11,6 +11,8 @@ export interface LinePlot {
   readonly yLabel: string;
   readonly series: readonly Series[];
   readonly yLog?: boolean;
+  /** Where y begins; 0 unless told. */
+  readonly yFrom?: number;
   /** What the ticks of x say, where their numbers would not be understood. */
   readonly xTicks?: readonly (readonly [x: number, text: string])[];
 }
@@ -32,13 +34,13 @@ const INNER_HEIGHT = HEIGHT - MARGIN.top - MARGIN.bottom;
 /** Told apart by those who don't see colours too: Okabe and Ito 2008. */
 const COLOURS = ['#0072b2', '#d55e00', '#009e73', '#cc79a7', '#e69f00', '#56b4e9'] as const;
 
-export function linePlot({ title, xLabel, yLabel, series, yLog = false, xTicks }: LinePlot): string {
+export function linePlot({ title, xLabel, yLabel, series, yLog = false, yFrom = 0, xTicks }: LinePlot): string {
   const points = series.flatMap((one) => one.points).filter(([, y]) => !yLog || y > 0);
   if (points.length === 0) return frame(title, xLabel, yLabel, text(WIDTH / 2, HEIGHT / 2, 'no data', 'middle'));
   const xs = points.map(([x]) => x);
   const ys = points.map(([, y]) => y);
   const x = axis(Math.min(...xs), Math.max(...xs), MARGIN.left, MARGIN.left + INNER_WIDTH, false);
-  const y = axis(yLog ? Math.min(...ys) : 0, Math.max(...ys), MARGIN.top + INNER_HEIGHT, MARGIN.top, yLog);
+  const y = axis(yLog ? Math.min(...ys) : yFrom, Math.max(...ys), MARGIN.top + INNER_HEIGHT, MARGIN.top, yLog);
   const lines = series.map((one, i) => {
     const drawn = one.points.filter(([, value]) => !yLog || value > 0);
     const path = drawn.map(([px, py], k) => `${k === 0 ? 'M' : 'L'}${n(x.at(px))} ${n(y.at(py))}`).join('');

@@ -82,6 +82,7 @@ async function start(config: Config, world: ServeDependencies): Promise<Server> 
       requestsInWork: () => admission.requestsInWork,
       engineRestarts: () => engine.info().restarts,
       engineReady: () => engine.info().state === 'ready',
+      backlogSeconds: () => engine.info().backlogMs / 1000,
     },
     { latencyBucketsMs: config.latencyBucketsMs, processMetrics: true },
   );

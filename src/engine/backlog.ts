@@ -83,18 +83,24 @@ export class Backlog {
     };
   }
 
+  /** The same with what predictions are wrong by at most, nearly always. */
+  expect(order: Order): { readonly waitMs: number; readonly doneMs: number } {
+    const error = this.errorMean + DEVIATIONS * this.errorDeviation;
+    const { waitMs, doneMs } = this.predict(order);
+    return { waitMs: waitMs * error, doneMs: doneMs * error };
+  }
+
   /** Why an order should not enter now; null: it would begin and be done in time. */
   refusal(order: Order, nowMs: number): Refusal | null {
     // With nothing before it, no better time will come.
     if (this.entries.size === 0) return null;
-    const error = this.errorMean + DEVIATIONS * this.errorDeviation;
-    const { waitMs, doneMs } = this.predict(order);
+    const { waitMs, doneMs } = this.expect(order);
     const refuse = (predictedMs: number, allowedMs: number): Refusal | null =>
       predictedMs <= allowedMs
         ? null
         : { predictedMs, allowedMs, retryAfterSeconds: retryAfter(predictedMs - allowedMs) };
-    const late = order.deadlineAtMs === null ? null : refuse(doneMs * error, order.deadlineAtMs - nowMs);
-    return late ?? refuse(waitMs * error, this.waitMsMax);
+    const late = order.deadlineAtMs === null ? null : refuse(doneMs, order.deadlineAtMs - nowMs);
+    return late ?? refuse(waitMs, this.waitMsMax);
   }
 
   enter(id: number, order: Order, nowMs: number): void {

@@ -31,6 +31,7 @@ import type {
 import { Hearing } from './hearing.js';
 import { costOf, type NewJob, workOf } from './job-cost.js';
 import type {
+  Budget,
   EngineTelemetry,
   FromEngine,
   ScoreWindowResult,
@@ -39,6 +40,7 @@ import type {
   SpanBlockResult,
   ToEngine,
 } from './protocol.js';
+import { DepthBook, grantedSteps } from './quality.js';
 import { backgroundTimers, realTimers, type Timers } from './timers.js';
 import { Watchdog } from './watchdog.js';
 import type { WorkerSetup } from './worker.js';
@@ -123,7 +125,8 @@ export class EngineClient implements Engine {
   private readonly timers: Timers;
   private readonly watchdog: Watchdog;
   private readonly handles = HandleLedger.memory();
-  readonly backlog: Backlog;
+  private readonly backlog: Backlog;
+  private readonly depths = new DepthBook();
   /** Requests that are in are not refused for their later parts. */
   private readonly admitted = new WeakSet<AbortSignal>();
 
@@ -151,7 +154,13 @@ export class EngineClient implements Engine {
   }
 
   info(): EngineInfo {
-    return { state: this.state, reason: this.reason, ...this.ready, restarts: this.restarts };
+    return {
+      state: this.state,
+      reason: this.reason,
+      ...this.ready,
+      restarts: this.restarts,
+      backlogMs: this.backlog.ms,
+    };
   }
 
   models(): readonly ModelDescription[] {
@@ -346,6 +355,17 @@ export class EngineClient implements Engine {
     this.refuseWhenLate({ model, kind, tokens: bytes / BYTES_PER_TOKEN, budget: null, tenant, deadlineAtMs });
   }
 
+  grantSteps(
+    { model, kind, bytes, tenant, deadlineAtMs }: Foreseen,
+    budget: Budget,
+    { targetMs, floor }: { readonly targetMs: number; readonly floor: number },
+  ): number {
+    const order = { model, kind, tokens: bytes / BYTES_PER_TOKEN, budget, tenant, deadlineAtMs };
+    const { waitMs, doneMs } = this.backlog.expect(order);
+    const pressure = { waitMs, aloneMs: doneMs - waitMs, targetMs };
+    return grantedSteps(pressure, floor, budget.maxSteps, (cap) => this.depths.meanUnder(model, cap));
+  }
+
   private refuseWhenLate(order: Order): void {
     const refusal = this.backlog.refusal(order, this.now());
     if (refusal === null) return;
@@ -439,6 +459,7 @@ export class EngineClient implements Engine {
         break;
       case 'telemetry':
         this.backlog.observe(message.telemetry);
+        this.depths.observe(message.telemetry);
         for (const listener of this.listeners) listener(message.telemetry);
         break;
       case 'drained':

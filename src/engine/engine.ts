@@ -4,6 +4,7 @@
  */
 import type { ModelDescription } from '../models/description.js';
 import type {
+  Budget,
   EngineTelemetry,
   GeneratedTokens,
   GenerateJob,
@@ -100,6 +101,8 @@ export interface EngineInfo {
   readonly threads: number;
   /** Times the worker was restarted after it died. */
   readonly restarts: number;
+  /** Predicted engine time of all that is in. */
+  readonly backlogMs: number;
 }
 
 /** A request before it was tokenised. */
@@ -115,6 +118,8 @@ export interface Foreseen {
 export interface Engine {
   info(): EngineInfo;
   models(): readonly ModelDescription[];
+  /** Steps for a request that takes fewer under pressure: the most with which it meets the target, at least the floor. */
+  grantSteps(foreseen: Foreseen, budget: Budget, limits: { readonly targetMs: number; readonly floor: number }): number;
   /** Throws QUEUE_FULL when a request like this would be late, before it costs anything. */
   refuseIfLate(foreseen: Foreseen): void;
   /**

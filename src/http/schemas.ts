@@ -33,6 +33,26 @@ export const budgetFields = {
   ),
 };
 
+export const Quality = Type.Optional(
+  Type.String({
+    enum: ['full', 'adaptive'],
+    default: 'full',
+    description:
+      'adaptive: under pressure the server may lower max_steps to meet its latency target (--latency-target-ms), and says so in the reply.',
+  }),
+);
+
+/** In the reply to a request of quality adaptive. */
+export const GrantedQuality = Type.Optional(
+  Type.Object(
+    {
+      max_steps: Type.Integer({ description: 'The steps that were allowed.' }),
+      lowered: Type.Boolean({ description: 'Fewer than the request allowed.' }),
+    },
+    { additionalProperties: false, description: 'Only for requests of quality adaptive.' },
+  ),
+);
+
 export const DeadlineMs = Type.Optional(
   Type.Integer({ minimum: 1, description: 'The request is given up with 504 when it takes longer than this.' }),
 );
@@ -84,6 +104,7 @@ export const ScoreBody = Type.Object(
     ),
     ...budgetFields,
     ...spanFields,
+    quality: Quality,
     deadline_ms: DeadlineMs,
     top_logprobs: Type.Optional(
       Type.Integer({
@@ -110,6 +131,7 @@ export const ScoreBody = Type.Object(
       { input: 'In the beginning was the word.' },
       { input: ['A first text.', 'A second one.'], max_steps: 3, return_tokens: false },
       { input: [5, 6, 7, 8], threshold: 0.5, top_logprobs: 2 },
+      { input: 'Sooner rather than deeper.', quality: 'adaptive' },
       { input: [[5, 6], [7]], min_steps: 2, deadline_ms: 60000, stride: 4 },
       { input: 'A text of any length.', model: 'span-lm-bytes', span_max: 64, span_cost: true, return_tokens: false },
       { input: 'In blocks.', model: 'span-lm-bytes', stream: true },
@@ -184,7 +206,7 @@ export const Timing = Type.Object(timingFields, TIMING);
 export type Timing = Static<typeof Timing>;
 
 export const ScoreReply = Type.Object(
-  { model: Type.String(), results: Type.Array(ScoreResult), usage: Usage, timing: Timing },
+  { model: Type.String(), results: Type.Array(ScoreResult), usage: Usage, timing: Timing, quality: GrantedQuality },
   { additionalProperties: false },
 );
 export type ScoreReply = Static<typeof ScoreReply>;

@@ -92,7 +92,7 @@ export function writeReply(
 }
 
 function* replyPieces(
-  { model, results, usage, timing }: ScoreReply,
+  { model, results, usage, timing, quality }: ScoreReply,
   inputs: readonly ScoredInput[],
   topLogprobs: number,
   tokenizer: Tokenizer,
@@ -115,7 +115,7 @@ function* replyPieces(
     }
     text += ']}';
   }
-  yield `${text}],"usage":${JSON.stringify(usage)},"timing":${JSON.stringify(timing)}}`;
+  yield `${text}],"usage":${JSON.stringify(usage)},"timing":${JSON.stringify(timing)}${quality === undefined ? '' : `,"quality":${JSON.stringify(quality)}`}}`;
 }
 
 /** Each token as JSON, with the comma that precedes it. Numbers are written whole: they read back as the same float32. */

@@ -3,6 +3,7 @@ import { monotonicMs } from '../clock.js';
 import { ServerError } from '../errors.js';
 import type { ModelDescription } from '../models/description.js';
 import type { AppDeps } from './deps.js';
+import { grantQuality, withGranted } from './quality.js';
 import type { RequestExit } from './request-exit.js';
 import type { ScoreReply } from './schemas.js';
 import type { ScoreInput } from './score-input.js';
@@ -37,7 +38,9 @@ export async function runScore(
   const deadlineAtMs = settings.deadlineMs === null ? null : exit.startedAtMs + settings.deadlineMs;
   const { tenant } = exit;
   const bytes = inputs.reduce((sum, input) => sum + ('text' in input ? input.text.length : input.ids.length), 0);
-  engine.refuseIfLate({ kind: 'score', model: model.id, bytes, tenant, deadlineAtMs });
+  const foreseen = { kind: 'score', model: model.id, bytes, tenant, deadlineAtMs } as const;
+  engine.refuseIfLate(foreseen);
+  const granted = grantQuality(settings.quality, engine, foreseen, settings.budget, config);
   const tokenizeFromMs = monotonicMs();
   const tokenized = await tokenizeInputs(inputs, tokenizerOf(tokenizers, model), settings, config, exit.signal);
   const tokenizeMs = monotonicMs() - tokenizeFromMs;
@@ -45,7 +48,8 @@ export async function runScore(
     throw new ServerError('DEADLINE_EXCEEDED', 'the deadline passed while the text was tokenised: raise deadline_ms');
   }
 
-  const { budget, topLogprobs } = settings;
+  const { topLogprobs } = settings;
+  const budget = withGranted(settings.budget, granted);
   const windows = windowsOf(tokenized);
   const outcome = await engine.score(
     { model: model.id, windows, budget, topLogprobs, deadlineAtMs, tenant },
@@ -65,7 +69,11 @@ export async function runScore(
     compute_ms: roundMs(computeMs),
     total_ms: roundMs(totalMs),
   };
-  return { reply: { model: model.id, results, usage, timing }, scored };
+  if (granted !== null) observer.granted(model.id, granted.lowered);
+  return {
+    reply: { model: model.id, results, usage, timing, ...(granted === null ? {} : { quality: granted }) },
+    scored,
+  };
 }
 
 function sumColumns(rows: readonly (readonly number[])[]): number[] {

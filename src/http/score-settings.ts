@@ -4,10 +4,12 @@ import type { Budget } from '../engine/protocol.js';
 import type { ModelDescription } from '../models/description.js';
 import { atMost, readBudget, readDeadline } from './budget.js';
 import { assertFieldsFit } from './field-fit.js';
+import type { Quality } from './quality.js';
 import type { ScoreBody } from './schemas.js';
 
 export interface ScoreSettings {
   readonly budget: Budget;
+  readonly quality: Quality;
   readonly topLogprobs: number;
   readonly returnTokens: boolean;
   /** Tokens that one window holds (the context less `<s>`). */
@@ -32,6 +34,7 @@ export function scoreSettings(
   const stride = body.stride ?? Math.max(1, Math.floor(model.contextTokens / 2));
   return {
     budget: readBudget(body, model),
+    quality: body.quality === 'adaptive' ? 'adaptive' : 'full',
     topLogprobs: atMost('top_logprobs', body.top_logprobs ?? 0, model.vocabularySize, "the model's vocabulary"),
     returnTokens: body.return_tokens ?? true,
     windowTokens,

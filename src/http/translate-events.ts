@@ -61,9 +61,10 @@ function eventText(event: Event, returnTokens: boolean): string {
       return eventLine({ type: 'sentence', index, text, finish_reason: sentence.finishReason, ...tokens });
     }
     case 'result': {
-      const { model, results, usage, timing } = event.reply;
+      const { model, results, usage, timing, quality } = event.reply;
+      const said = quality === undefined ? {} : { quality };
       const summaries = results.map(({ text: _, ...rest }) => rest);
-      return `${eventLine({ type: 'result', model, results: summaries, usage, timing })}${DONE_LINE}`;
+      return `${eventLine({ type: 'result', model, results: summaries, usage, timing, ...said })}${DONE_LINE}`;
     }
     case 'error':
       return eventLine({ type: 'error', ...errorBody(event.error) });

@@ -78,7 +78,7 @@ export function writeTranslateReply(reply: TranslateReply, texts: readonly Trans
 }
 
 function* replyPieces(
-  { model, results, usage, timing }: TranslateReply,
+  { model, results, usage, timing, quality }: TranslateReply,
   texts: readonly TranslatedText[],
 ): Generator<string> {
   let text = `{"model":${JSON.stringify(model)},"results":[`;
@@ -104,7 +104,8 @@ function* replyPieces(
     }
     text += '}';
   }
-  yield `${text}],"usage":${JSON.stringify(usage)},"timing":${JSON.stringify(timing)}}`;
+  const end = quality === undefined ? '' : `,"quality":${JSON.stringify(quality)}`;
+  yield `${text}],"usage":${JSON.stringify(usage)},"timing":${JSON.stringify(timing)}${end}}`;
 }
 
 /** Made when they are written: a sentence computes them anew each time. */

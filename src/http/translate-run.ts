@@ -4,6 +4,7 @@ import type { ModelDescription } from '../models/description.js';
 import { type TranslateInput, translateTexts } from '../translate/translate-texts.js';
 import type { TranslatedText, TranslateProgress, TranslateSettings } from '../translate/types.js';
 import type { AppDeps } from './deps.js';
+import { grantQuality, type Quality, withGranted } from './quality.js';
 import type { RequestExit } from './request-exit.js';
 import { roundMs } from './timing.js';
 import { tokenizerOf } from './tokenizers.js';
@@ -17,6 +18,7 @@ export interface TranslationOrder {
   /** null: no deadline. */
   readonly deadlineMs: number | null;
   readonly progress?: TranslateProgress;
+  readonly quality?: Quality;
 }
 
 export interface Translation {
@@ -27,21 +29,32 @@ export interface Translation {
 
 /** @throws ServerError as `translateTexts` does */
 export async function runTranslation(
-  { engine, tokenizers, observer }: AppDeps,
+  { config, engine, tokenizers, observer }: AppDeps,
   exit: RequestExit,
-  { model, inputs, settings, deadlineMs, progress }: TranslationOrder,
+  { model, inputs, settings, deadlineMs, progress, quality }: TranslationOrder,
 ): Promise<Translation> {
   const calledAtMs = monotonicMs();
   const { tenant } = exit;
   const deadlineAtMs = deadlineMs === null ? null : exit.startedAtMs + deadlineMs;
   const bytes = inputs.reduce((sum, { text }) => sum + text.length, 0);
-  engine.refuseIfLate({ kind: 'translate', model: model.id, bytes, tenant, deadlineAtMs });
-  const work = await translateTexts({ engine, tokenizer: tokenizerOf(tokenizers, model), model }, inputs, settings, {
-    signal: exit.signal,
-    deadlineAtMs,
-    tenant,
-    ...(progress === undefined ? {} : { progress, streamTokens: settings.beam === 1 }),
-  });
+  const foreseen = { kind: 'translate', model: model.id, bytes, tenant, deadlineAtMs } as const;
+  engine.refuseIfLate(foreseen);
+  const granted = grantQuality(quality ?? 'full', engine, foreseen, settings.decoderBudget, config);
+  const budgets = {
+    encoderBudget: withGranted(settings.encoderBudget, granted),
+    decoderBudget: withGranted(settings.decoderBudget, granted),
+  };
+  const work = await translateTexts(
+    { engine, tokenizer: tokenizerOf(tokenizers, model), model },
+    inputs,
+    { ...settings, ...budgets },
+    {
+      signal: exit.signal,
+      deadlineAtMs,
+      tenant,
+      ...(progress === undefined ? {} : { progress, streamTokens: settings.beam === 1 }),
+    },
+  );
   const { texts, queueMs, computeMs, tokenizeMs } = work;
   const totalMs = monotonicMs() - exit.startedAtMs;
   const firstTokenMs = work.firstTokenMs === 0 ? 0 : calledAtMs - exit.startedAtMs + work.firstTokenMs;
@@ -68,5 +81,9 @@ export async function runTranslation(
     total_ms: roundMs(totalMs),
     first_token_ms: roundMs(firstTokenMs),
   };
-  return { reply: { model: model.id, results, usage, timing }, texts };
+  if (granted !== null) observer.granted(model.id, granted.lowered);
+  return {
+    reply: { model: model.id, results, usage, timing, ...(granted === null ? {} : { quality: granted }) },
+    texts,
+  };
 }

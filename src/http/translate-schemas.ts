@@ -1,7 +1,7 @@
 /** Requests and replies of `POST /v1/translate`, as `schemas.ts` has those of scoring. */
 import { type Static, Type } from '@fastify/type-provider-typebox';
 import { BEAM_MAX } from '../config.js';
-import { budgetFields, DeadlineMs, TIMING, timingFields } from './schemas.js';
+import { budgetFields, DeadlineMs, GrantedQuality, Quality, TIMING, timingFields } from './schemas.js';
 
 export const LENGTH_PENALTY_MAX = 5;
 
@@ -56,6 +56,7 @@ export const TranslateBody = Type.Object(
     ...budgetFields,
     encoder: StackBudget('encoder'),
     decoder: StackBudget('decoder'),
+    quality: Quality,
     deadline_ms: DeadlineMs,
     format: Type.Optional(
       Type.String({
@@ -82,7 +83,7 @@ export const TranslateBody = Type.Object(
       { input: 'The house is small.', beam: 4, alternatives: 2, length_penalty: 0.8 },
       { input: 'The house is small.', max_steps: 4, encoder: { min_steps: 2 }, decoder: { threshold: 0.9 } },
       { input: '<p>The <b>house</b> is small.</p>', format: 'html', max_new_tokens: 60, deadline_ms: 60000 },
-      { input: 'A first sentence. And a second one.', stream: true },
+      { input: 'A first sentence. And a second one.', stream: true, quality: 'adaptive' },
     ],
   },
 );
@@ -168,6 +169,7 @@ export const TranslateReply = Type.Object(
     results: Type.Array(TranslateResult),
     usage: TranslateUsage,
     timing: TranslateTiming,
+    quality: GrantedQuality,
   },
   { additionalProperties: false },
 );

@@ -1,7 +1,7 @@
 /**
  * THE metrics table: every series of the server, declared once with its unit and buckets. `observe.ts` turns events into
  * values; sizes are pulled when a scraper asks. Names: prefix `ponder_`, `_total` on counters, `_seconds` for durations.
- * Labels are model, stage (score, encoder, decoder), phase (of a request), route, outcome and finished_reason, all from closed
+ * Labels are model, stage (score, encoder, decoder), phase (of a request), route, outcome, quality and finished_reason, all from closed
  * sets: nothing that a client sends becomes a label.
  */
 import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from 'prom-client';
@@ -13,6 +13,7 @@ export interface MetricSources {
   requestsInWork(): number;
   engineRestarts(): number;
   engineReady(): boolean;
+  backlogSeconds(): number;
 }
 
 export interface MetricOptions {
@@ -72,6 +73,16 @@ export function createMetrics(sources: MetricSources, options: MetricOptions) {
       buckets: latencyBuckets,
       registers,
     }),
+    qualityRequests: counter(
+      'ponder_quality_requests_total',
+      'Requests of quality adaptive, by whether they got all steps they allowed (full) or fewer (lowered).',
+      ['model', 'quality'],
+    ),
+    backlogSeconds: pulled(
+      'ponder_backlog_seconds',
+      'Predicted engine time of all requests that are in: how long a new one would wait. Scale on this.',
+      sources.backlogSeconds,
+    ),
     tokens: counter('ponder_tokens_total', 'Tokens scored in replies.', ['model']),
 
     // Translation and completion

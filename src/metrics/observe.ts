@@ -70,6 +70,11 @@ export class Observer {
     this.metrics.requests.inc({ route: route ?? 'none', outcome });
   }
 
+  /** A request of quality adaptive, and whether it got fewer steps than it allowed. */
+  granted(model: string, lowered: boolean): void {
+    this.metrics.qualityRequests.inc({ model, quality: lowered ? 'lowered' : 'full' });
+  }
+
   scored({ tokens, histogram, ...answered }: ScoredRequest): void {
     this.metrics.tokens.inc({ model: answered.model }, tokens);
     if (histogram !== null) this.#steps(answered.model, 'score', [histogram]);

@@ -13,6 +13,7 @@ function worked(ms: number, rows: number, model = 'm'): EngineTelemetry {
     keysUseful: 0,
     keysComputed: 0,
     rowsPerStep: [],
+    paddedRows: 0,
     haltedAtStep: [],
     remainderTenths: [],
     remainderSum: 0,

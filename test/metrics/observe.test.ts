@@ -5,7 +5,7 @@ import { createMetrics } from '../../src/metrics/metrics.js';
 import { Observer, RENEWED_ROW_COST, realisedBoundShare } from '../../src/metrics/observe.js';
 import { stageReport } from './reports.js';
 
-const sources = { requestsInWork: () => 3, engineRestarts: () => 2, engineReady: () => true };
+const sources = { requestsInWork: () => 3, engineRestarts: () => 2, engineReady: () => true, backlogSeconds: () => 0 };
 
 function setup() {
   const metrics = createMetrics(sources, { latencyBucketsMs: [0.5, 5], processMetrics: false });
@@ -174,7 +174,7 @@ test('names and labels follow the conventions', () => {
   for (const { name, type, labelNames } of declared) {
     assert.match(name, /^ponder_[a-z_]+$/);
     assert.equal(name.endsWith('_total') && !/_(slots|rows|bytes)_total$/.test(name), type === 'counter', name);
-    const known = ['model', 'route', 'outcome', 'stage', 'phase', 'finished_reason'];
+    const known = ['model', 'route', 'outcome', 'stage', 'phase', 'finished_reason', 'quality'];
     for (const label of labelNames) assert.ok(known.includes(label), `${name} ${label}`);
   }
 });

@@ -69,7 +69,7 @@ class SimulatedWorker implements EngineWorker {
     });
     timeline.after(LOADING_MS, () => {
       if (this.dead) return;
-      this.post({ type: 'ready', device: 'cpu', backend: 'simulated', threads: 1 });
+      this.post({ type: 'ready', device: 'cpu', deviceReason: '', backend: 'simulated', threads: 1 });
       this.loop.run().then(
         () => this.end(null),
         (error: Error) => this.end(error),

@@ -1,6 +1,7 @@
 import { readDeadline } from '../budget.js';
 import type { App, AppDeps } from '../deps.js';
 import { type ModelTable, translationModel } from '../model-table.js';
+import type { Quality } from '../quality.js';
 import { ErrorReply } from '../schemas.js';
 import { sendEvents } from '../send-events.js';
 import { sendTiming } from '../timing.js';
@@ -32,7 +33,8 @@ export function translateRoutes(app: App, deps: AppDeps, models: ModelTable): vo
       const inputs = translateInputs(body.input, config);
       exit.hold(admission.takeRequest());
 
-      const order = { model, inputs, settings, deadlineMs };
+      const quality: Quality = body.quality === 'adaptive' ? 'adaptive' : 'full';
+      const order = { model, inputs, settings, deadlineMs, quality };
       const returnTokens = body.return_tokens ?? true;
       if (body.stream === true) {
         const events = new TranslateEvents(returnTokens);
