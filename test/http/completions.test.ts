@@ -117,6 +117,7 @@ test('what the engine is asked for', async () => {
       promptLogprobs: true,
       stopIds: [2],
       deadlineAtMs: null,
+      tenant: '',
     },
   );
 });
