@@ -3,7 +3,7 @@ import { ServerError } from '../errors.js';
 import type { ModelDescription } from '../models/description.js';
 import { type ScoreBody, spanFields } from './schemas.js';
 
-const DEPTH_FIELDS = ['max_steps', 'min_steps', 'threshold', 'stride'] as const;
+const DEPTH_FIELDS = ['max_steps', 'min_steps', 'threshold', 'quality', 'stride'] as const;
 
 /** @throws ServerError INVALID_REQUEST, naming the first field that the model has no use for */
 export function assertFieldsFit(body: Partial<ScoreBody>, { id, span }: ModelDescription): void {
