@@ -149,7 +149,9 @@ export interface SpanGenerateProgress {
 const TOKEN_BLOCK = 2;
 
 export class SpanGenerateScheduler {
-  private readonly queue = new LaneQueue<SpanSequenceRequest>(({ prompt, maxNewTokens }) => prompt.length + maxNewTokens);
+  private readonly queue = new LaneQueue<SpanSequenceRequest>(
+    ({ prompt, maxNewTokens }) => prompt.length + maxNewTokens,
+  );
   private running: SpanSequence[] = [];
   private readonly slots: SlotPool;
 
