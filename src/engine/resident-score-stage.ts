@@ -8,7 +8,6 @@
 import type { LaunchingFamily } from '../families/resident-scoring.js';
 import { HaltingCounts } from '../scheduler/halting-counts.js';
 import { HaltingHistory } from '../scheduler/halting-history.js';
-import type { LaneRequest } from '../scheduler/lane.js';
 import { type Expired, LaneQueue, type TimeLimits } from '../scheduler/lane-queue.js';
 import { type ResidentLimits, type ResidentPlan, ResidentScheduler } from '../scheduler/resident-scheduler.js';
 import type { Job, ScoreWindowResult, StageTelemetry } from './protocol.js';
@@ -33,7 +32,7 @@ interface Cohort {
 export class ResidentScoreStage implements Stage {
   readonly kind = 'score';
   readonly model: string;
-  private readonly queue = new LaneQueue(({ ids }: LaneRequest) => ids.length);
+  private readonly queue = new LaneQueue();
   private readonly cohorts: readonly Cohort[];
   private readonly history: HaltingHistory;
   private readonly counter: StageCounter;

@@ -286,8 +286,7 @@ class CudaDevice implements Device {
     const nodes = new BigUint64Array(1);
     cuda.cudaGraphGetNodes(graph[0] as Pointer, null, nodes);
     // Work that went to another stream ran at once and would be missing from every launch.
-    if (nodes[0] === 0n)
-      throw new RuntimeFailure('capture', 'the CUDA provider does not run on the stream it was given');
+    if (nodes[0] === 0n) throw new RuntimeFailure('capture', 'the CUDA provider does not run on the stream it was given');
     const executable = handles.take((out) => cuda.cudaGraphInstantiate(out, graph[0] as Pointer, 0));
     cuda.cudaGraphDestroy(graph[0] as Pointer);
     return {

@@ -42,8 +42,8 @@ export class LaneQueue<Request = LaneRequest> {
   private readonly timeLimits = new Map<number, TimeLimits>();
   private laneCount = 0;
 
-  /** @param rowsOf what a lane counts for among tenants */
-  constructor(private readonly rowsOf: (lane: Request) => number) {}
+  /** @param rowsOf what a lane counts for among tenants; a lane of text its positions */
+  constructor(private readonly rowsOf: (lane: Request) => number = positionsOf) {}
 
   get lanes(): number {
     return this.laneCount;
@@ -138,4 +138,8 @@ export class LaneQueue<Request = LaneRequest> {
   settle(jobId: number): void {
     this.timeLimits.delete(jobId);
   }
+}
+
+function positionsOf(lane: unknown): number {
+  return (lane as Partial<LaneRequest>).ids?.length ?? 1;
 }
