@@ -54,6 +54,11 @@ function checkedText(defaultValue: string, allowed: string, pattern: RegExp, wor
   };
 }
 
+/** A file that may be named; '' when it isn't. */
+function file(help: string): Option<string> {
+  return { default: '', defaultShown: 'none', allowed: 'a path', parse: (value) => value, help };
+}
+
 function choice<const T extends string>(values: readonly T[], defaultValue: T, words: Words): Option<T> {
   return {
     default: defaultValue,
@@ -184,6 +189,23 @@ export const OPTIONS = {
     help: 'Time a client may stop reading its reply; past it the connection is closed.',
   }),
   headerBytesMax: integer(16_384, 1024, MIB, { help: 'Bytes of request line and headers; past it requests get 431.' }),
+  apiKeysFile: file(
+    'File with the API keys that requests need (docs/auth.md); read again at SIGHUP. PONDER_API_KEYS may hold them instead.',
+  ),
+  keyRequestsPerMinute: integer(0, 0, 1_000_000, {
+    help: 'POST requests a minute of one API key that names no limit of its own; past it 429. 0: no limit.',
+  }),
+  keyConcurrentMax: integer(0, 0, 100_000, {
+    help: 'POST requests of one API key in work at a time, unless it names its own limit; past it 429. 0: no limit.',
+  }),
+  corsOrigins: list<string>(
+    [],
+    'origins such as https://example.org separated by commas, or *',
+    (origin) => (/^(\*|https?:\/\/[^\s/]+)$/.test(origin) ? origin : undefined),
+    { defaultShown: 'none', help: 'Web pages of these origins may use the server from a browser.' },
+  ),
+  tlsCertFile: file('Certificate chain (PEM): the server then speaks HTTPS. Read again at SIGHUP.'),
+  tlsKeyFile: file('Private key (PEM) of the certificate.'),
   logLevel: choice(['fatal', 'error', 'warn', 'info', 'debug', 'silent'], 'info', {
     help: 'Least severity that is logged (JSON lines on standard output); debug logs every request.',
   }),
@@ -215,6 +237,8 @@ export function flagOf(name: OptionName): string {
 }
 
 const VARIABLE_PREFIX = 'PONDER_';
+/** Holds API keys: no option, because options are shown in logs and at /v1/info. */
+export const KEYS_VARIABLE = 'PONDER_API_KEYS';
 /** Read by our own tests, which start servers with their environment. */
 const VARIABLES_OF_TESTS: readonly string[] = [
   'PONDER_CHROMIUM',
@@ -241,7 +265,7 @@ export function parseConfig(argv: readonly string[], env: Readonly<Record<string
   const byVariable = new Map(optionNames().map((name) => [variableOf(name), name]));
   for (const [variable, value] of Object.entries(env)) {
     if (!variable.startsWith(VARIABLE_PREFIX) || !value || isServiceLink(variable, value)) continue;
-    if (VARIABLES_OF_TESTS.includes(variable)) continue;
+    if (VARIABLES_OF_TESTS.includes(variable) || variable === KEYS_VARIABLE) continue;
     const name = byVariable.get(variable);
     if (name === undefined) {
       throw new ConfigError(`unknown environment variable ${variable}${didYouMean(variable, byVariable.keys())}`);
@@ -334,6 +358,9 @@ function assertRelations(config: Config): void {
   atMost('bodyBytesMax', 'bodiesBytesMax');
   atMost('deadlineMsDefault', 'deadlineMsMax');
   atMost('headersTimeoutMs', 'requestTimeoutMs');
+  if ((config.tlsCertFile === '') !== (config.tlsKeyFile === '')) {
+    throw new ConfigError('HTTPS needs both --tls-cert-file and --tls-key-file: set the other one too');
+  }
   for (const [i, bound] of config.latencyBucketsMs.entries()) {
     const previous = config.latencyBucketsMs[i - 1] ?? 0;
     if (bound <= previous) {

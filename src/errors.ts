@@ -23,6 +23,24 @@ export const ERRORS = {
   },
   MALFORMED_JSON: { ...client, status: 400, help: 'The body is not valid JSON in UTF-8.' },
   MALFORMED_REQUEST: { ...client, status: 400, help: 'The request is not valid HTTP, or its path or length is wrong.' },
+  UNAUTHENTICATED: {
+    ...client,
+    status: 401,
+    type: 'authentication_error',
+    help: 'The server wants an API key, and none or an unknown one was sent; send Authorization: Bearer KEY.',
+  },
+  KEY_EXPIRED: {
+    ...client,
+    status: 403,
+    type: 'permission_error',
+    help: 'The API key has expired; ask for a new one.',
+  },
+  FORBIDDEN: {
+    ...client,
+    status: 403,
+    type: 'permission_error',
+    help: 'The request is understood but not allowed here; the message says what would have to be allowed.',
+  },
   NOT_FOUND: {
     ...client,
     status: 404,
@@ -81,6 +99,13 @@ export const ERRORS = {
     retryable: true,
     retryAfterSeconds: 1,
     help: 'The admission limit is reached; retry after the Retry-After seconds.',
+  },
+  RATE_LIMITED: {
+    status: 429,
+    type: 'rate_limit_error',
+    retryable: true,
+    retryAfterSeconds: 1,
+    help: 'A limit of the API key is reached; retry after the Retry-After seconds.',
   },
   CLIENT_CLOSED: {
     status: 499,

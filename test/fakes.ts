@@ -33,6 +33,7 @@ import { ServerError } from '../src/errors.js';
 import { Admission } from '../src/http/admission.js';
 import { buildApp } from '../src/http/app.js';
 import type { App, AppDeps } from '../src/http/deps.js';
+import { KeyRing } from '../src/http/key-ring.js';
 import type { LanguageDetector } from '../src/http/language-detector.js';
 import { createMetrics } from '../src/metrics/metrics.js';
 import { Observer } from '../src/metrics/observe.js';
@@ -490,6 +491,8 @@ export async function fakeServer(
     config,
     engine,
     admission,
+    keys: new KeyRing([], config, { monotonicMs, unixMs: Date.now }),
+    tls: null,
     tokenizers: new Map(
       engine.models().map(({ id, span }) => [id, span === undefined ? new ByteTokenizer() : new PlainBytes()]),
     ),

@@ -1,11 +1,13 @@
 /** `ponder-serve serve`: loads the packages, starts the engine, listens, and leaves in order when asked to stop. */
 import { setTimeout as sleep } from 'node:timers/promises';
+import { monotonicMs } from '../clock.js';
 import { assertServable, type Config, optionHelp, parseConfig } from '../config.js';
 import { startEngine } from '../engine/client.js';
 import type { Engine } from '../engine/engine.js';
 import { Admission } from '../http/admission.js';
 import { buildApp } from '../http/app.js';
 import type { App } from '../http/deps.js';
+import { KeyRing } from '../http/key-ring.js';
 import { guessingDetector, loadLanguageDetector } from '../http/language-detector.js';
 import { createMetrics } from '../metrics/metrics.js';
 import { Observer } from '../metrics/observe.js';
@@ -14,6 +16,7 @@ import { loadModels } from '../models/registry.js';
 import { loadTokenizer } from '../tokenize/tokenizer.js';
 import type { Tokenizer } from '../tokenize/types.js';
 import { CommandError, type CommandIo, EXIT, runCommand, write } from './command.js';
+import { isLoopback, readSecrets, reloadSecrets } from './serve-secrets.js';
 
 export const USAGE = `Usage: ponder-serve serve [options]
 
@@ -32,6 +35,13 @@ export interface ServeDependencies {
     config: Config,
     models: readonly ModelDescription[],
   ) => Promise<Engine & { refused?(): readonly RefusedModel[] }>;
+  /** Calls back at every SIGHUP. Returns how to stop. */
+  readonly onHangup: (listener: () => void) => () => void;
+}
+
+function onHangup(listener: () => void): () => void {
+  process.on('SIGHUP', listener);
+  return () => process.off('SIGHUP', listener);
 }
 
 /** @param stop aborts to stop in order: what is in is finished, what is new gets 503 */
@@ -39,7 +49,7 @@ export function run(
   argv: string[],
   io: CommandIo,
   stop: AbortSignal,
-  world: ServeDependencies = { env: process.env, loadModels, loadTokenizer, startEngine },
+  world: ServeDependencies = { env: process.env, loadModels, loadTokenizer, startEngine, onHangup },
 ): Promise<number> {
   return runCommand('serve', io, async () => {
     if (argv.includes('--help')) {
@@ -48,10 +58,13 @@ export function run(
     }
     const config = parseConfig(argv, world.env);
     const server = await start(config, world);
+    const reload = (): void => void reloadSecrets(server.app, server.keys, () => readSecrets(config, world.env));
+    const stopReloading = world.onHangup(reload);
     try {
-      await listen(server.app, config, server.engine.models());
+      await listen(server, config);
       await aborted(stop);
     } finally {
+      stopReloading();
       await drain(server, config.drainMsMax);
     }
     return EXIT.ok;
@@ -62,9 +75,12 @@ interface Server {
   readonly app: App;
   readonly engine: Engine;
   readonly admission: Admission;
+  readonly keys: KeyRing;
 }
 
 async function start(config: Config, world: ServeDependencies): Promise<Server> {
+  const secrets = await readSecrets(config, world.env);
+  const keys = new KeyRing(secrets.keys, config, { monotonicMs, unixMs: Date.now });
   const { models, tokenizers, refused } = await load(config, world);
   assertServable(config, models);
   // Read while the engine's thread opens its models.
@@ -90,6 +106,8 @@ async function start(config: Config, world: ServeDependencies): Promise<Server> 
     config,
     engine,
     admission,
+    keys,
+    tls: secrets.tls,
     tokenizers,
     detector: await detecting,
     refused: allRefused,
@@ -99,7 +117,7 @@ async function start(config: Config, world: ServeDependencies): Promise<Server> 
   });
   app.log.info(`device: ${engine.info().deviceReason}`);
   for (const { id, reason } of allRefused()) app.log.warn({ model: id, reason }, 'package refused');
-  return { app, engine, admission };
+  return { app, engine, admission, keys };
 }
 
 interface Loaded {
@@ -133,13 +151,20 @@ function assertAnyServed(models: readonly ModelDescription[], refused: readonly 
   throw new CommandError(`no model to serve in ${config.models}${reasons ? ` (${reasons})` : ''}: check --models`);
 }
 
-async function listen(app: App, config: Config, models: readonly ModelDescription[]): Promise<void> {
-  const served = models
+async function listen({ app, engine, keys }: Server, config: Config): Promise<void> {
+  const served = engine
+    .models()
     .map(({ id, precision, maxSteps }) => `${id} (${precision}, up to ${maxSteps} steps)`)
     .join(', ');
   const { host, port } = config;
   try {
     await app.listen({ host, port, listenTextResolver: (address) => `ready at ${address}, serving ${served}` });
+    if (!keys.required && !isLoopback(host)) {
+      app.log.warn(
+        `NO API KEYS: whoever reaches ${host}:${port} can use this server and unload its models. ` +
+          'Set --api-keys-file or PONDER_API_KEYS (docs/auth.md), or listen on 127.0.0.1.',
+      );
+    }
   } catch (error) {
     switch ((error as NodeJS.ErrnoException).code) {
       case 'EADDRINUSE':

@@ -3,6 +3,7 @@
  * inject requests; `cli/serve.ts` does.
  */
 import { randomUUID } from 'node:crypto';
+import fastifyCors, { type FastifyCorsOptions } from '@fastify/cors';
 import fastifySwagger from '@fastify/swagger';
 import fastifySwaggerUi from '@fastify/swagger-ui';
 import type { TypeBoxTypeProvider } from '@fastify/type-provider-typebox';
@@ -15,6 +16,7 @@ import Fastify, {
 } from 'fastify';
 import type { Config } from '../config.js';
 import { VERSION } from '../version.js';
+import { authHooks } from './auth.js';
 import type { App, AppDeps } from './deps.js';
 import {
   answerConnection,
@@ -26,6 +28,7 @@ import {
   toServerError,
 } from './errors.js';
 import { parseJsonBody } from './json-body.js';
+import { HEADER_LENGTH } from './kserve-body.js';
 import type { ModelTable } from './model-table.js';
 import { RequestExit } from './request-exit.js';
 import { annotate } from './route-notes.js';
@@ -62,13 +65,18 @@ export async function buildApp(deps: AppDeps): Promise<App> {
   });
 
   const routes = new RouteTable();
-  app.addHook('onRoute', ({ url, method }) => routes.add(url, [method].flat()));
+  app.addHook('onRoute', ({ url, method }) => {
+    // The preflight requests of CORS are answered everywhere, but that is no route.
+    if (url !== '*') routes.add(url, [method].flat());
+  });
   app.decorateRequest('exit');
   app.addHook('onRequest', async (request, reply) => {
     openExit(request, reply, deps);
     assertHost(request.raw);
     if (admission.draining) reply.header('connection', 'close');
   });
+  if (config.corsOrigins.length > 0) await app.register(fastifyCors, corsOptions(config));
+  authHooks(app, deps.keys);
   // A client that stops reading its reply would hold it, and its permit, for as long as it likes. A stream of events may also
   // be silent because the next sentence takes its time: then nothing waits to be read.
   app.addHook('onSend', async (_request, reply) => {
@@ -116,20 +124,32 @@ export async function buildApp(deps: AppDeps): Promise<App> {
   return app;
 }
 
-function serverOptions({ config, observer, logger }: AppDeps): FastifyHttpOptions<RawServerDefault> {
+/** Without credentials: keys travel in a header that the page sets itself, never in a cookie. */
+function corsOptions({ corsOrigins }: Config): FastifyCorsOptions {
   return {
+    origin: corsOrigins.includes('*') ? '*' : [...corsOrigins],
+    methods: ['GET', 'POST', 'DELETE'],
+    exposedHeaders: ['x-request-id', 'server-timing', 'retry-after', HEADER_LENGTH],
+    maxAge: 600,
+  };
+}
+
+function serverOptions({ config, observer, logger, tls }: AppDeps): FastifyHttpOptions<RawServerDefault> {
+  const node = {
+    maxHeaderSize: config.headerBytesMax,
+    // Node would answer a missing Host header with an empty 400; `assertHost` does it in our shape.
+    requireHostHeader: false,
+    // Node looks for late requests at this interval; with its default of 30 s a limit of 10 s would mean up to 40 s.
+    connectionsCheckingInterval: Math.min(5000, Math.max(50, Math.floor(config.headersTimeoutMs / 4))),
+  };
+  return {
+    // An HTTPS server differs only in how it listens; fastify has another type for it.
+    ...(tls === null ? { http: node } : ({ https: { ...node, ...tls } } as object)),
     logger,
     logController: new LogController({ disableRequestLogging: true }),
     bodyLimit: config.bodyBytesMax,
     requestTimeout: config.requestTimeoutMs,
     keepAliveTimeout: config.keepAliveMs,
-    http: {
-      maxHeaderSize: config.headerBytesMax,
-      // Node would answer a missing Host header with an empty 400; `assertHost` does it in our shape.
-      requireHostHeader: false,
-      // Node looks for late requests at this interval; with its default of 30 s a limit of 10 s would mean up to 40 s.
-      connectionsCheckingInterval: Math.min(5000, Math.max(50, Math.floor(config.headersTimeoutMs / 4))),
-    },
     // While draining, our own door answers, in our own shape.
     return503OnClosing: false,
     ajv: { customOptions: { removeAdditional: false, coerceTypes: false, useDefaults: false, allErrors: false } },
@@ -152,9 +172,11 @@ function openExit(request: FastifyRequest, reply: FastifyReply, { observer }: Ap
   reply.header('x-request-id', request.id);
   reply.raw.once('close', () => {
     exit.finish(reply.raw.writableEnded);
-    observer.finished(request.routeOptions.url ?? null, exit.outcome);
+    const route = request.routeOptions.url;
+    const key = request.key?.name ?? null;
+    observer.finished(route ?? null, exit.outcome, key);
     request.log.debug(
-      { method: request.method, route: request.routeOptions.url, outcome: exit.outcome },
+      { method: request.method, route, outcome: exit.outcome, ...(key === null ? {} : { key }) },
       'request left',
     );
   });

@@ -9,13 +9,23 @@ import type { Observer } from '../metrics/observe.js';
 import type { RefusedModel } from '../models/description.js';
 import type { Tokenizer } from '../tokenize/types.js';
 import type { Admission } from './admission.js';
+import type { ApiKey } from './api-keys.js';
+import type { KeyRing } from './key-ring.js';
 import type { LanguageDetector } from './language-detector.js';
 import type { RequestExit } from './request-exit.js';
+
+export interface TlsFiles {
+  readonly cert: Buffer;
+  readonly key: Buffer;
+}
 
 export interface AppDeps {
   readonly config: Config;
   readonly engine: Engine;
   readonly admission: Admission;
+  readonly keys: KeyRing;
+  /** Certificate and private key (PEM); null: HTTP. */
+  readonly tls: TlsFiles | null;
   /** By model id. */
   readonly tokenizers: ReadonlyMap<string, Tokenizer>;
   /** Packages that are not served, with the reason. */
@@ -38,5 +48,7 @@ export type App = FastifyInstance<
 declare module 'fastify' {
   interface FastifyRequest {
     exit: RequestExit;
+    /** Whose request it is; null when none is needed, or none was sent. */
+    key: ApiKey | null;
   }
 }

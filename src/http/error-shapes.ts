@@ -26,7 +26,7 @@ const OURS: ErrorShape = { covers: () => true, statuses: {}, body: errorBody };
 const SHAPES: readonly ErrorShape[] = [
   {
     covers: (path) => LIBRETRANSLATE_PATHS.has(path),
-    statuses: { ...asBadRequest, UNKNOWN_MODEL: 400, PAYLOAD_TOO_LARGE: 400 },
+    statuses: { ...asBadRequest, UNKNOWN_MODEL: 400, PAYLOAD_TOO_LARGE: 400, UNAUTHENTICATED: 403 },
     body: ({ message }) => ({ error: message }),
   },
   {

@@ -2,7 +2,9 @@
 import { Type } from '@fastify/type-provider-typebox';
 import { BEAM_MAX } from '../config.js';
 
-const Key = Type.Optional(Type.String({ description: 'Accepted and ignored: this server knows no keys.' }));
+const Key = Type.Optional(
+  Type.String({ description: 'The API key, where the server wants one; Authorization: Bearer KEY does as well.' }),
+);
 
 export const LibreTranslateBody = Type.Object(
   {

@@ -2,7 +2,7 @@
  * THE metrics table: every series of the server, declared once with its unit and buckets. `observe.ts` turns events into
  * values; sizes are pulled when a scraper asks. Names: prefix `ponder_`, `_total` on counters, `_seconds` for durations.
  * Labels are model, stage (score, encoder, decoder), phase (of a request), route, outcome, quality and finished_reason, all from closed
- * sets: nothing that a client sends becomes a label.
+ * sets, and key, the name of an API key as its file has it: nothing that a client sends becomes a label.
  */
 import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from 'prom-client';
 import { SPAN_BOUNDS } from '../engine/protocol.js';
@@ -65,6 +65,10 @@ export function createMetrics(sources: MetricSources, options: MetricOptions) {
       'Requests by route and outcome: OK or an error code. Route "none": no such path, or not HTTP.',
       ['route', 'outcome'],
     ),
+    keyRequests: counter('ponder_key_requests_total', 'Requests with a valid API key, by its name and their outcome.', [
+      'key',
+      'outcome',
+    ]),
     requestsInWork: pulled('ponder_requests_in_work', 'Requests past the door.', sources.requestsInWork),
     requestSeconds: new Histogram({
       name: 'ponder_request_duration_seconds',

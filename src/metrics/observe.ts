@@ -65,9 +65,13 @@ export class Observer {
 
   constructor(private readonly metrics: Metrics) {}
 
-  /** @param route pattern of the route, null when no route matched */
-  finished(route: string | null, outcome: 'OK' | ErrorCode): void {
+  /**
+   * @param route pattern of the route, null when no route matched
+   * @param key name of the API key, null when there is none
+   */
+  finished(route: string | null, outcome: 'OK' | ErrorCode, key: string | null = null): void {
     this.metrics.requests.inc({ route: route ?? 'none', outcome });
+    if (key !== null) this.metrics.keyRequests.inc({ key, outcome });
   }
 
   /** A request of quality adaptive, and whether it got fewer steps than it allowed. */

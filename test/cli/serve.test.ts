@@ -20,6 +20,7 @@ function world(engine: FakeEngine, changes: Partial<ServeDependencies> = {}): Se
     loadModels: async () => ({ models: [...engine.models()], refused: [] as RefusedModel[] }),
     loadTokenizer: async () => new ByteTokenizer(),
     startEngine: async () => engine,
+    onHangup: () => () => {},
     ...changes,
   };
 }

@@ -3,12 +3,14 @@ import assert from 'node:assert/strict';
 import type { AddressInfo } from 'node:net';
 import { after, before, test } from 'node:test';
 import { Value } from 'typebox/value';
+import { monotonicMs } from '../../src/clock.js';
 import { parseConfig } from '../../src/config.js';
 import { type EngineClient, startEngine } from '../../src/engine/client.js';
 import type { EngineTelemetry } from '../../src/engine/protocol.js';
 import { Admission } from '../../src/http/admission.js';
 import { buildApp } from '../../src/http/app.js';
 import type { App } from '../../src/http/deps.js';
+import { KeyRing } from '../../src/http/key-ring.js';
 import { loadLanguageDetector } from '../../src/http/language-detector.js';
 import type { ScoreReply } from '../../src/http/schemas.js';
 import { TranslateReply } from '../../src/http/translate-schemas.js';
@@ -47,6 +49,8 @@ before(
       config,
       engine,
       admission,
+      keys: new KeyRing([], config, { monotonicMs, unixMs: Date.now }),
+      tls: null,
       tokenizers,
       detector,
       metrics,

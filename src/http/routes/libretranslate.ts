@@ -78,7 +78,7 @@ export async function libreTranslateRoutes(app: App, deps: AppDeps, models: Mode
   app.get(
     '/frontend/settings',
     { schema: { tags, summary: "What LibreTranslate's page asks for", response: { 200: FrontendSettings } } },
-    async () => frontendSettings(models.served(), config.textBytesMax),
+    async () => frontendSettings(models.served(), config.textBytesMax, deps.keys.required),
   );
   app.get(
     '/health',
@@ -136,13 +136,13 @@ function undetectable({ language }: Detection, languages: readonly Language[]): 
   );
 }
 
-function frontendSettings(served: readonly ModelDescription[], charLimit: number) {
+function frontendSettings(served: readonly ModelDescription[], charLimit: number, keyRequired: boolean) {
   const target = served.find(({ task }) => task === 'translate')?.targetLanguage ?? 'en';
   return {
     charLimit,
     frontendTimeout: 500,
-    apiKeys: false,
-    keyRequired: false,
+    apiKeys: keyRequired,
+    keyRequired,
     suggestions: false,
     filesTranslation: false,
     supportedFilesFormat: [],
