@@ -22,6 +22,11 @@ export function placeOf(view: string, values: Readonly<Record<string, string | n
   return fragment.length <= LINK_LENGTH_MAX ? fragment : `#${view}`;
 }
 
+/** The text of a field for a link: nothing, where it is the one that the page comes with. */
+export function linkedText({ value, defaultValue }: HTMLTextAreaElement): string | null {
+  return value === defaultValue ? null : value;
+}
+
 /** Replaces the address without a step in the browser's history: moving a slider is no navigation. */
 export function writePlace(fragment: string): void {
   if (location.hash !== fragment) history.replaceState(null, '', fragment);

@@ -21,7 +21,9 @@ export interface StackFigures {
   readonly stage: string;
   readonly stepsPerSecond: number;
   readonly meanDepth: number;
-  /** Since the server started. */
+  /** Keys that a head looks at, of a model with attention spans. */
+  readonly meanSpan: number;
+  /** Of the depth bound or of the span bound, since the server started. */
   readonly realisedShare: number;
 }
 
@@ -65,7 +67,12 @@ export function stackFigures(before: Scrape, after: Scrape, seconds: number): St
         stage,
         stepsPerSecond: moved(before, after, 'ponder_engine_steps_total', labels) / seconds,
         meanDepth: moved(before, after, 'ponder_halting_step_sum', labels) / halted,
-        realisedShare: sumOf(after, 'ponder_realised_bound_share', labels) || Number.NaN,
+        meanSpan:
+          moved(before, after, 'ponder_span_keys_sum', labels) / moved(before, after, 'ponder_span_keys_count', labels),
+        realisedShare:
+          sumOf(after, 'ponder_realised_bound_share', labels) ||
+          sumOf(after, 'ponder_span_bound_share', labels) ||
+          Number.NaN,
       });
     }
   }

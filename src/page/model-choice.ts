@@ -16,8 +16,13 @@ export class ModelChoice {
     const before = wanted ?? this.#select.value;
     this.#models = models;
     this.#select.replaceChildren(...models.map(({ id }) => el('option', { value: id }, id)));
-    if (models.some(({ id }) => id === before)) this.#select.value = before;
+    this.#select.value = models.some(({ id }) => id === before) ? before : (models[0]?.id ?? '');
     this.#select.disabled = models.length < 2;
+  }
+
+  /** What a link has to say: nothing, where this is the model that a view takes by itself. */
+  get linked(): string | null {
+    return this.model === this.#models[0] ? null : (this.model?.id ?? null);
   }
 
   get model(): Model | undefined {

@@ -41,7 +41,7 @@ test('translate: alternatives and budget go with the request and into the link',
   await engine.arrived(engine.requests.length + asked + 1);
   await said(page, 'translate', /^Translated in/);
   assert.equal(await page.locator('#translate-others-title').isVisible(), false);
-  assert.match(page.url(), /#translate\?model=fake-mt&max_steps=4&text=Hello$/);
+  assert.match(page.url(), /#translate\?max_steps=4&text=Hello$/);
 });
 
 test('translate: leaving the view hangs up, and the engine hears of it', BROWSER, async (t) => {

@@ -145,7 +145,7 @@ export class LiveView implements View {
 
   #drawStacks(before: Scrape, after: Scrape, seconds: number): void {
     const rows = stackFigures(before, after, seconds).map(
-      ({ model, stage, stepsPerSecond, meanDepth, realisedShare }) =>
+      ({ model, stage, stepsPerSecond, meanDepth, meanSpan, realisedShare }) =>
         el(
           'tr',
           {},
@@ -153,10 +153,11 @@ export class LiveView implements View {
           el('td', {}, stage),
           el('td', {}, short(stepsPerSecond)),
           el('td', {}, fixed(meanDepth, 2)),
+          el('td', {}, short(meanSpan)),
           el('td', {}, percent(realisedShare)),
         ),
     );
-    const nothing = el('tr', {}, el('td', { colspan: 5 }, 'No model has computed anything yet.'));
+    const nothing = el('tr', {}, el('td', { colspan: 6 }, 'No model has computed anything yet.'));
     need('live-stacks', HTMLElement).replaceChildren(...(rows.length === 0 ? [nothing] : rows));
   }
 

@@ -7,7 +7,7 @@ import { Curve } from '../curve.js';
 import { need } from '../dom.js';
 import { drawHistogram } from '../histogram.js';
 import { Latest, SLIDER_REST_MS } from '../latest.js';
-import { placeOf, writePlace } from '../link.js';
+import { linkedText, placeOf, writePlace } from '../link.js';
 import { ModelChoice } from '../model-choice.js';
 import { Notice } from '../notice.js';
 import { paintedSince } from '../paint.js';
@@ -53,8 +53,7 @@ export class ScoreView implements View {
       return;
     }
     this.#opened = true;
-    const text = params.get('text');
-    if (text !== null) this.#text.value = text;
+    this.#text.value = params.get('text') ?? this.#text.defaultValue;
     const able = this.models.filter(({ task, family }) => task === 'score' && family === 'universal-transformer');
     if (able.length === 0) {
       this.#notice.failed('No model that scores by depth is served: GET /v1/models lists those that are.');
@@ -94,8 +93,8 @@ export class ScoreView implements View {
 
   #writePlace(): void {
     const { max_steps = null, threshold = null } = this.#sliders.budget;
-    const model = this.#choice.model?.id ?? null;
-    writePlace(placeOf('score', { model, max_steps, threshold, text: this.#text.value }));
+    const model = this.#choice.linked;
+    writePlace(placeOf('score', { model, max_steps, threshold, text: linkedText(this.#text) }));
   }
 
   async #score(signal: AbortSignal): Promise<void> {

@@ -4,7 +4,7 @@ import type { Model, SpanReply, SpanToken } from '../api-types.js';
 import { drawCandidates, drawFacts } from '../candidates.js';
 import { el, need } from '../dom.js';
 import { Latest, SLIDER_REST_MS } from '../latest.js';
-import { numberParam, placeOf, writePlace } from '../link.js';
+import { linkedText, numberParam, placeOf, writePlace } from '../link.js';
 import { ModelChoice } from '../model-choice.js';
 import { Notice } from '../notice.js';
 import { paintedSince } from '../paint.js';
@@ -60,8 +60,7 @@ export class SpanView implements View {
     need('span-body', HTMLElement).hidden = able.length === 0;
     if (able.length === 0) return;
     this.#opened = true;
-    const text = params.get('text');
-    if (text !== null) this.#text.value = text;
+    this.#text.value = params.get('text') ?? this.#text.defaultValue;
     this.#choice.setModels(able, params.get('model'));
     this.#modelChanged(params);
   }
@@ -114,11 +113,9 @@ export class SpanView implements View {
   }
 
   #writePlace(): void {
-    const model = this.#choice.model?.id ?? null;
+    const model = this.#choice.linked;
     const show = this.#show.value === 'heads' || this.#show.value === '' ? null : this.#show.value;
-    writePlace(
-      placeOf('span', { model, show, span_max: this.#capAsked, text: model === null ? null : this.#text.value }),
-    );
+    writePlace(placeOf('span', { model, show, span_max: this.#capAsked, text: linkedText(this.#text) }));
   }
 
   async #score(signal: AbortSignal): Promise<void> {

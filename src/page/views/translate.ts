@@ -7,7 +7,7 @@ import { el, need } from '../dom.js';
 import { readEvents } from '../events.js';
 import { drawHistogram } from '../histogram.js';
 import { Latest, SLIDER_REST_MS } from '../latest.js';
-import { numberParam, placeOf, writePlace } from '../link.js';
+import { linkedText, numberParam, placeOf, writePlace } from '../link.js';
 import { ModelChoice } from '../model-choice.js';
 import { Notice } from '../notice.js';
 import { depthLevel } from '../scale.js';
@@ -51,8 +51,7 @@ export class TranslateView implements View {
       return;
     }
     this.#opened = true;
-    const text = params.get('text');
-    if (text !== null) this.#text.value = text;
+    this.#text.value = params.get('text') ?? this.#text.defaultValue;
     this.#alternatives.value = String(numberParam(params, 'alternatives', 0, ALTERNATIVES_MAX) ?? 0);
     if (this.#alternatives.value === '') this.#alternatives.value = '0';
     const able = this.models.filter(({ task }) => task === 'translate');
@@ -97,9 +96,9 @@ export class TranslateView implements View {
 
   #writePlace(): void {
     const { max_steps = null, threshold = null } = this.#sliders.budget;
-    const model = this.#choice.model?.id ?? null;
+    const model = this.#choice.linked;
     const alternatives = this.#alternatives.value === '0' ? null : this.#alternatives.value;
-    writePlace(placeOf('translate', { model, alternatives, max_steps, threshold, text: this.#text.value }));
+    writePlace(placeOf('translate', { model, alternatives, max_steps, threshold, text: linkedText(this.#text) }));
   }
 
   async #translate(signal: AbortSignal): Promise<void> {
