@@ -43,7 +43,7 @@ export function percent(share: number): string {
 
 export function milliseconds(ms: number): string {
   if (!Number.isFinite(ms)) return '–';
-  return ms >= 10_000 ? `${(ms / 1000).toFixed(1)} s` : ms >= 10 ? `${ms.toFixed(0)} ms` : `${ms.toFixed(1)} ms`;
+  return ms >= 999.5 ? `${short(ms / 1000)} s` : ms >= 10 ? `${ms.toFixed(0)} ms` : `${ms.toFixed(1)} ms`;
 }
 
 export function count(value: number): string {
