@@ -99,6 +99,9 @@ export async function buildApp(deps: AppDeps): Promise<App> {
         version: VERSION,
         description: 'Inference for models that decide for themselves how much to compute.',
       },
+      // Only where the server has keys: an empty requirement stands for none.
+      components: { securitySchemes: { key: { type: 'http', scheme: 'bearer' } } },
+      security: [{}, { key: [] }],
     },
     transformObject: (document) =>
       annotate('openapiObject' in document ? document.openapiObject : document.swaggerObject),

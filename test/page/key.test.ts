@@ -1,11 +1,37 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import type { Route } from 'playwright-core';
-import { BROWSER, open, said, serve, withBrowser } from './browser.js';
+import { monotonicMs } from '../../src/clock.js';
+import { parseConfig } from '../../src/config.js';
+import { parseKeys } from '../../src/http/api-keys.js';
+import { KeyRing } from '../../src/http/key-ring.js';
+import { BROWSER, newTab, open, said, serve, withBrowser } from './browser.js';
 
 withBrowser();
 
 const REFUSAL = { error: { code: 'KEY_MISSING', message: 'this server wants a key', type: 'auth', param: null } };
+
+test('our own server with keys: the page comes without one, and everything else with it', BROWSER, async (t) => {
+  const key = 'the-key-of-a-client-0123';
+  const keys = new KeyRing(parseKeys(JSON.stringify([{ name: 'client', key }]), 'keys.json'), parseConfig([], {}), {
+    monotonicMs,
+    unixMs: Date.now,
+  });
+  const { url } = await serve(t, [], { keys });
+  const page = await newTab(t, url);
+  await page.goto(`${url}/#score?text=abc`);
+  await page.locator('#key-dialog').waitFor();
+  await page.locator('#key-input').fill(key);
+  await page.keyboard.press('Enter');
+  await said(page, 'score', /tokens scored/);
+  await page.locator('#to-translate').click();
+  await said(page, 'translate', /^Translated/);
+  await page.locator('#to-span').click();
+  await said(page, 'span', /bytes scored/);
+  await page.locator('#to-live').click();
+  await said(page, 'live', /idle|at work/);
+  assert.equal(await page.locator('#key-dialog').isVisible(), false, 'asked for once');
+});
 
 /** A server that wants the key `right`, as any proxy in front of ours may. */
 async function guard(route: Route): Promise<void> {
