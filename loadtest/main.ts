@@ -2,6 +2,31 @@
 import type { Command } from '../src/cli/commands.js';
 import { didYouMean } from '../src/nearest.js';
 import { SCENARIOS, type ScenarioName } from './scenarios.js';
+import type { Trial } from './trials/trial.js';
+
+/** What must not happen, tried often. */
+const TRIALS: Readonly<Record<string, { readonly help: string; readonly load: () => Promise<Trial> }>> = {
+  sigterm: {
+    help: 'SIGTERM under load: no accepted request is lost.',
+    load: async () => (await import('./trials/sigterm.js')).sigterm,
+  },
+  kill: {
+    help: 'The engine is killed under load: back in two seconds, nothing leaks.',
+    load: async () => (await import('./trials/kill.js')).kill,
+  },
+  vanish: {
+    help: 'Clients that hang up: their rows leave, permits come back.',
+    load: async () => (await import('./trials/vanish.js')).vanish,
+  },
+  hostile: {
+    help: 'Broken, huge, slow and random requests: no 5xx but 503, valid ones beside them are served.',
+    load: async () => (await import('./trials/hostile.js')).hostile,
+  },
+  soak: {
+    help: 'Mixed load for long: memory and latency stay where they are.',
+    load: async () => (await import('./trials/soak.js')).soak,
+  },
+};
 
 const LOAD_TESTS: Readonly<Record<string, { readonly help: string; readonly load: () => Promise<Command> }>> = {
   closed: {
@@ -16,6 +41,18 @@ const LOAD_TESTS: Readonly<Record<string, { readonly help: string; readonly load
     help: 'How long a start takes, and how slow the first requests are.',
     load: async () => (await import('./cold-start.js')).run,
   },
+  ...Object.fromEntries(
+    Object.entries(TRIALS).map(([trial, { help, load }]) => [
+      trial,
+      {
+        help,
+        load: async (): Promise<Command> => {
+          const [{ runTrial }, found] = await Promise.all([import('./trials/trial.js'), load()]);
+          return (argv, io, stop) => runTrial(found, argv, io, stop);
+        },
+      },
+    ]),
+  ),
   ...Object.fromEntries(
     Object.entries(SCENARIOS).map(([scenario, { help }]) => [
       scenario,

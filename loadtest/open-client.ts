@@ -26,6 +26,8 @@ export interface Answer {
   /** OK, a code of the error table, or what went wrong on the way (`socket: ECONNRESET`). */
   readonly outcome: string;
   readonly status: number;
+  /** What the error says. */
+  readonly message: string | null;
   readonly reply: ReplySums | null;
   readonly retryAfterSeconds: number | null;
 }
@@ -45,9 +47,15 @@ export interface ReplySums {
 const ANSWER_MS_MAX = 120_000;
 
 export class OpenClient {
-  private readonly agent = new Agent({ keepAlive: true, maxSockets: Number.POSITIVE_INFINITY });
+  private readonly agent: Agent;
 
-  constructor(private readonly url: string) {}
+  /** @param keepAlive false: a connection for each request */
+  constructor(
+    private readonly url: string,
+    keepAlive = true,
+  ) {
+    this.agent = new Agent({ keepAlive, maxSockets: Number.POSITIVE_INFINITY });
+  }
 
   /** @param onAnswer called as answers come, for progress. @returns one answer a request, in their order */
   async drive(
@@ -84,7 +92,7 @@ export class OpenClient {
     const sentAtMs = monotonicMs();
     return new Promise((resolve) => {
       let firstEventAtMs: number | null = null;
-      const end = (outcome: string, status: number, reply: ReplySums | null, retryAfter: string | undefined) => {
+      const end = (ended: Ended, status: number, retryAfter?: string) => {
         const retryAfterSeconds = retryAfter === undefined ? null : Number(retryAfter);
         const endedAtMs = monotonicMs();
         resolve({
@@ -93,9 +101,8 @@ export class OpenClient {
           sentAtMs,
           endedAtMs,
           firstEventAtMs,
-          outcome,
+          ...ended,
           status,
-          reply,
           retryAfterSeconds,
         });
       };
@@ -110,16 +117,14 @@ export class OpenClient {
           firstEventAtMs ??= monotonicMs();
           chunks.push(chunk);
         });
-        response.on('error', (error) => end(`socket: ${(error as NodeJS.ErrnoException).code}`, 0, null, undefined));
+        response.on('error', (error) => end(broken(error), 0));
         response.on('end', () => {
-          const { outcome, reply } = readReply(response, Buffer.concat(chunks).toString('utf8'));
-          end(outcome, response.statusCode ?? 0, reply, response.headers['retry-after']);
+          const ended = readReply(response, Buffer.concat(chunks).toString('utf8'));
+          end(ended, response.statusCode ?? 0, response.headers['retry-after']);
         });
       });
       sent.setTimeout(ANSWER_MS_MAX, () => sent.destroy(new Error('no answer')));
-      sent.on('error', (error) => {
-        end(`socket: ${(error as NodeJS.ErrnoException).code ?? error.message}`, 0, null, undefined);
-      });
+      sent.on('error', (error) => end(broken(error), 0));
       sent.end(body);
     });
   }
@@ -129,24 +134,31 @@ export class OpenClient {
   }
 }
 
+type Ended = Pick<Answer, 'outcome' | 'message' | 'reply'>;
+
+function broken(error: NodeJS.ErrnoException): Ended {
+  return { outcome: `socket: ${error.code ?? error.message}`, message: error.message, reply: null };
+}
+
 interface RawReply {
-  readonly error?: { readonly code: string };
+  readonly error?: { readonly code: string; readonly message: string };
   readonly usage?: Readonly<Record<string, number>>;
   readonly results?: readonly { readonly ponder: Ponder }[];
 }
 type Ponder = { readonly histogram?: readonly number[]; readonly decoder?: { readonly histogram: readonly number[] } };
 
-function readReply(response: IncomingMessage, text: string): { outcome: string; reply: ReplySums | null } {
+function readReply(response: IncomingMessage, text: string): Ended {
+  const none = { message: null, reply: null };
   const isStream = response.headers['content-type']?.startsWith('text/event-stream') === true;
   let raw: RawReply;
   try {
     raw = isStream ? lastEvent(text) : (JSON.parse(text) as RawReply);
   } catch {
-    return { outcome: `no JSON in a reply with status ${response.statusCode}`, reply: null };
+    return { ...none, outcome: `no JSON in a reply with status ${response.statusCode}` };
   }
-  if (raw.error !== undefined) return { outcome: raw.error.code, reply: null };
+  if (raw.error !== undefined) return { outcome: raw.error.code, message: raw.error.message, reply: null };
   if (raw.usage === undefined || response.statusCode !== 200) {
-    return { outcome: `status ${response.statusCode} without an error or a result`, reply: null };
+    return { ...none, outcome: `status ${response.statusCode} without an error or a result` };
   }
   const { usage } = raw;
   const histogram: number[] = [];
@@ -163,7 +175,7 @@ function readReply(response: IncomingMessage, text: string): { outcome: string; 
     positionStepsFixed: usage.position_steps_fixed ?? 0,
     histogram,
   };
-  return { outcome: 'OK', reply };
+  return { outcome: 'OK', message: null, reply };
 }
 
 /** The event before `[DONE]`, or the error; a stream that just ends is no answer. */

@@ -7,7 +7,8 @@ import type { OpenClient } from './open-client.js';
 import { outcomesOf, type Peak } from './open-report.js';
 import { type PhasePlan, type PhaseResult, runPhase } from './phase.js';
 import type { Phase, Scenario } from './scenarios.js';
-import type { ServerUnderTest } from './server.js';
+import { type ServerUnderTest, scrape } from './server.js';
+import { settledScrape } from './server-counts.js';
 import type { Corpus } from './texts.js';
 import type { Depths, Mode, WorkloadContext } from './workloads.js';
 
@@ -52,14 +53,17 @@ function contextOf({ corpus, depths, options }: Run, mode: Mode, deadlineMs: num
 
 /** What the server does at most with this mix, adaptive depth, no deadlines; its first second only warms. */
 export async function measurePeak(run: Run): Promise<Peak & { readonly measured: boolean }> {
-  const { scenario, options, client, stop, io } = run;
+  const { scenario, options, server, client, stop, io } = run;
   const seconds = Math.min(10, Math.max(1, options.seconds / 2));
   const random = new Random(options.seed);
   const next = () => scenario.workload(random, contextOf(run, 'adaptive', null));
-  await client.saturate(next, options.connections, 1, stop);
+  const idle = await scrape(server.url);
+  const warming = await client.saturate(next, options.connections, 1, stop);
   const startedAtMs = performance.now();
   const answers = await client.saturate(next, options.connections, seconds, stop);
   const elapsed = (performance.now() - startedAtMs) / 1000;
+  // All are counted before the first phase begins.
+  await settledScrape(server.url, idle, warming.length + answers.length);
   if (stop.aborted) throw new Stopped();
   const ok = answers.filter(({ outcome }) => outcome === 'OK');
   const bad = answers.find(({ outcome }) => outcome !== 'OK');

@@ -13,12 +13,20 @@ export interface ServerUnderTest {
   readonly readyMs: number | null;
   /** Most memory it ever had resident; null when unknown (another machine, not Linux). */
   peakBytes(): Promise<number | null>;
-  /** Ends a server that we started. */
-  stop(): Promise<void>;
+  /** Ends a server that we started; its exit code. */
+  stop(): Promise<number | null>;
+  /** SIGTERM, without waiting. */
+  terminate(): void;
 }
 
 export function runningServer(url: string): ServerUnderTest {
-  return { url: url.replace(/\/+$/, ''), readyMs: null, peakBytes: async () => null, stop: async () => {} };
+  return {
+    url: url.replace(/\/+$/, ''),
+    readyMs: null,
+    peakBytes: async () => null,
+    stop: async () => null,
+    terminate: () => {},
+  };
 }
 
 /** @param options of `ponder-serve serve`. @throws CommandError when the server ends before it is ready */
@@ -48,7 +56,9 @@ export async function startServer(options: readonly string[]): Promise<ServerUnd
     stop: async () => {
       if (child.exitCode === null) child.kill('SIGTERM');
       await exited;
+      return child.exitCode;
     },
+    terminate: () => void child.kill('SIGTERM'),
   };
 }
 

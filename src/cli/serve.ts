@@ -1,4 +1,5 @@
 /** `ponder-serve serve`: loads the packages, starts the engine, listens, and leaves in order when asked to stop. */
+import type { Writable } from 'node:stream';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { monotonicMs } from '../clock.js';
 import { assertServable, type Config, optionHelp, parseConfig } from '../config.js';
@@ -30,6 +31,8 @@ export interface ServeDependencies {
   readonly env: Readonly<Record<string, string | undefined>>;
   readonly loadModels: typeof loadModels;
   readonly loadTokenizer: typeof loadTokenizer;
+  /** Where the log goes; standard output unless told. */
+  readonly log?: Writable;
   /** `refused`: packages that passed their checks but that the runtime could not open. */
   readonly startEngine: (
     config: Config,
@@ -113,7 +116,7 @@ async function start(config: Config, world: ServeDependencies): Promise<Server> 
     refused: allRefused,
     metrics,
     observer: new Observer(metrics),
-    logger: { level: config.logLevel },
+    logger: { level: config.logLevel, ...(world.log === undefined ? {} : { stream: world.log }) },
   });
   app.log.info(`device: ${engine.info().deviceReason}`);
   for (const { id, reason } of allRefused()) app.log.warn({ model: id, reason }, 'package refused');

@@ -599,7 +599,11 @@ export function endProcess(reason: string): void {
 }
 
 /** Starts the worker and resolves when its models are loaded. Throws Error with one line when the engine can't start. */
-export async function startEngine(config: Config, models: readonly ModelDescription[]): Promise<EngineClient> {
+export async function startEngine(
+  config: Config,
+  models: readonly ModelDescription[],
+  spawn: (setup: WorkerSetup) => EngineWorker = spawnWorker,
+): Promise<EngineClient> {
   assertServable(config, models);
   const client = new EngineClient({
     setup: {
@@ -634,6 +638,7 @@ export async function startEngine(config: Config, models: readonly ModelDescript
     },
     queueLanesMax: config.queueLanesMax,
     queueTokensMax: config.queueTokensMax,
+    spawn,
     stallMsMax: config.engineStallMsMax,
     onStuck: endProcess,
   });

@@ -1,0 +1,133 @@
+/**
+ * The engine's thread is killed under load, again and again: requests in flight get 503, it is back in two seconds, and neither memory
+ * nor handles grow. The server runs in this process, because a thread can only be killed from within.
+ */
+import { PassThrough } from 'node:stream';
+import { setTimeout as sleep } from 'node:timers/promises';
+import type { Worker } from 'node:worker_threads';
+import { run as serve } from '../../src/cli/serve.js';
+import { monotonicMs } from '../../src/clock.js';
+import { parseConfig } from '../../src/config.js';
+import { spawnWorker, startEngine } from '../../src/engine/client.js';
+import { loadModels } from '../../src/models/registry.js';
+import { loadTokenizer } from '../../src/tokenize/tokenizer.js';
+import { Random } from '../../test/seed.js';
+import { OpenClient } from '../open-client.js';
+import { loadCorpus } from '../texts.js';
+import { WORKLOADS } from '../workloads.js';
+import { counted, countsText, type Trial } from './trial.js';
+
+const IN_FLIGHT = 12;
+const BACK_MS_MAX = 2000;
+const ALLOWED = ['OK', 'ENGINE_LOST', 'NOT_READY'];
+/** Of resident memory from the fifth kill to the last. */
+const GROWTH_MAX = 0.05;
+
+export const kill: Trial = {
+  name: 'kill',
+  help: 'The engine is killed under load: requests in flight get 503, it is back in two seconds, nothing leaks.',
+  times: 20,
+  seconds: 1,
+  run: async ({ times, seconds, seed, serverOptions }, stop, say) => {
+    const workers: Worker[] = [];
+    const end = new AbortController();
+    const stdout = new PassThrough();
+    const url = listening(stdout);
+    const io = { stdin: new PassThrough(), stdout: process.stdout, stderr: process.stderr };
+    const argv = [...serverOptions, '--host=127.0.0.1', '--port=0', '--log-level=info'];
+    const served = serve(argv, io, end.signal, {
+      env: process.env,
+      loadModels,
+      loadTokenizer,
+      log: stdout,
+      startEngine: (config, models) =>
+        startEngine(config, models, (setup) => {
+          const worker = spawnWorker(setup);
+          workers.push(worker);
+          return worker;
+        }),
+    });
+    const client = new OpenClient(await url);
+    const outcomes: string[] = [];
+    const backMs: number[] = [];
+    const residentBytes: number[] = [];
+    const handles: number[] = [];
+    const problems: string[] = [];
+    let done = false;
+    const random = new Random(seed);
+    const corpus = await loadCorpus(null, parseConfig(serverOptions, process.env).models);
+    const context = {
+      corpus,
+      depths: { score: 8, translate: 6 },
+      mode: 'adaptive',
+      deadlineMs: null,
+      tenants: [],
+    } as const;
+    const load = Array.from({ length: IN_FLIGHT }, async () => {
+      while (!done) {
+        const { outcome } = await client.send(WORKLOADS.mixed(random, context), monotonicMs());
+        outcomes.push(outcome);
+        // Who is refused waits a little, as Retry-After asks.
+        if (outcome !== 'OK') await sleep(100);
+      }
+    });
+    try {
+      for (let time = 1; time <= times && !stop.aborted; time++) {
+        await sleep(seconds * 1000);
+        const killedAtMs = monotonicMs();
+        await workers.at(-1)?.terminate();
+        const back = await untilReady(await url, killedAtMs);
+        backMs.push(back);
+        residentBytes.push(process.memoryUsage.rss());
+        handles.push(process.getActiveResourcesInfo().length);
+        if (back > BACK_MS_MAX) problems.push(`kill ${time}: back after ${back.toFixed(0)} ms`);
+        say(
+          `kill ${time} of ${times}: back after ${back.toFixed(0)} ms, ${(process.memoryUsage.rss() / 2 ** 20).toFixed(0)} MiB\n`,
+        );
+      }
+    } finally {
+      done = true;
+      await Promise.all(load);
+      client.close();
+      end.abort();
+      await served;
+    }
+    const odd = outcomes.filter((outcome) => !ALLOWED.includes(outcome));
+    if (odd.length > 0) problems.push(`requests ended with ${countsText(counted(odd))}`);
+    const warm = residentBytes[Math.min(4, residentBytes.length - 1)] ?? 0;
+    const growth = ((residentBytes.at(-1) ?? 0) - warm) / warm;
+    if (residentBytes.length > 10 && growth > GROWTH_MAX)
+      problems.push(`resident memory grew by ${(growth * 100).toFixed(1)} %`);
+    return {
+      rows: [
+        ['requests', countsText(counted(outcomes))],
+        ['back in service, least and most', `${Math.min(...backMs).toFixed(0)}, ${Math.max(...backMs).toFixed(0)} ms`],
+        ['resident memory from the fifth kill to the last', `${(growth * 100).toFixed(1)} %`],
+        ['handles of the process, first and last', `${handles[0]}, ${handles.at(-1)}`],
+      ],
+      result: { outcomes: counted(outcomes), backMs, residentBytes, handles },
+      problems,
+    };
+  },
+};
+
+/** The server's log says where it listens. */
+function listening(log: PassThrough): Promise<string> {
+  return new Promise((resolve) => {
+    let text = '';
+    log.setEncoding('utf8').on('data', (chunk: string) => {
+      text = (text + chunk).slice(-4096);
+      const ready = /"msg":"ready at (http:[^ ,"]+)/.exec(text);
+      if (ready !== null) resolve(ready[1] as string);
+    });
+  });
+}
+
+/** Milliseconds from the kill until a request sent then would be served; it must have been away before. */
+async function untilReady(url: string, killedAtMs: number): Promise<number> {
+  for (;;) {
+    const { ok } = await fetch(`${url}/health/ready`);
+    if (ok) return monotonicMs() - killedAtMs;
+    await sleep(10);
+  }
+}
