@@ -40,6 +40,7 @@ export const kill: Trial = {
       loadModels,
       loadTokenizer,
       log: stdout,
+      onHangup: () => () => {},
       startEngine: (config, models) =>
         startEngine(config, models, (setup) => {
           const worker = spawnWorker(setup);
