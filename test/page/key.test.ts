@@ -76,4 +76,11 @@ test('a wrong key is forgotten; going on without one says why nothing comes', BR
   assert.equal(await page.evaluate('sessionStorage.getItem("ponder-key")'), null);
   await page.keyboard.press('Escape');
   await said(page, 'score', /this server wants a key/);
+  await page.route(/\/metrics/, guard);
+  await page.locator('#to-live').click();
+  await page.locator('#key-dialog').waitFor();
+  await page.keyboard.press('Escape');
+  await said(page, 'live', /this server wants a key/);
+  await page.waitForTimeout(1200);
+  assert.equal(await page.locator('#key-dialog').isVisible(), false, 'and does not ask every second');
 });

@@ -143,3 +143,11 @@ test("score: the server's refusal is said as it is; a text is asked for when the
   await page.locator('#view-score button[type=submit]').click();
   await said(page, 'score', /Write a text/);
 });
+
+test('score: of a very long text the beginning is drawn, and the rest counted', BROWSER, async (t) => {
+  const { url } = await serve(t);
+  const page = await open(t, `${url}/#score?text=${'x'.repeat(4321)}`);
+  await said(page, 'score', /^4,321 tokens scored/);
+  assert.equal(await page.locator('#score-tokens [role=option]').count(), 4000);
+  assert.match((await page.locator('#score-more').textContent()) ?? '', /^and 321 tokens more/);
+});

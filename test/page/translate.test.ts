@@ -44,7 +44,7 @@ test('translate: alternatives and budget go with the request and into the link',
   assert.match(page.url(), /#translate\?max_steps=4&text=Hello$/);
 });
 
-test('translate: leaving the view hangs up, and the engine hears of it', BROWSER, async (t) => {
+test('translate: leaving the view hangs up, and the engine hears of it; coming back asks again', BROWSER, async (t) => {
   const { url, engine } = await serve(t);
   engine.shutGate();
   const page = await open(t, `${url}/#translate?text=Hello`);
@@ -54,4 +54,7 @@ test('translate: leaving the view hangs up, and the engine hears of it', BROWSER
   await engine.arrived(2);
   while (engine.active > 1) await new Promise(setImmediate);
   assert.equal(engine.requests.length, 1, 'what is left is the score');
+  engine.openGate();
+  await page.locator('#to-translate').click();
+  await said(page, 'translate', /^Translated in/);
 });

@@ -1,5 +1,5 @@
 /** Live: what the server does now, from its own metrics, asked for while the view is open and the tab can be seen. */
-import { ask, isAbort, messageOf } from '../api.js';
+import { ApiError, ask, isAbort, messageOf } from '../api.js';
 import { drawFacts } from '../candidates.js';
 import { el, need } from '../dom.js';
 import { placeOf, writePlace } from '../link.js';
@@ -108,6 +108,8 @@ export class LiveView implements View {
       if (isAbort(error)) return;
       this.#scrapes.length = 0;
       this.#notice.failed(messageOf(error));
+      // Asking on would only open the dialog again that was just closed without a key.
+      if (error instanceof ApiError && (error.status === 401 || error.status === 403)) return;
     }
     if (!signal.aborted) this.#timer = setTimeout(() => void this.#scrape(signal), INTERVAL_MS);
   }

@@ -50,6 +50,7 @@ export class ScoreView implements View {
   open(params: URLSearchParams): void {
     if (this.#opened && params.size === 0) {
       this.#writePlace();
+      this.#scoring.resume();
       return;
     }
     this.#opened = true;
@@ -64,7 +65,7 @@ export class ScoreView implements View {
   }
 
   close(): void {
-    this.#scoring.cancel();
+    this.#scoring.interrupt();
     this.#sweeping.cancel();
   }
 

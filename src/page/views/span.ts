@@ -53,6 +53,7 @@ export class SpanView implements View {
   open(params: URLSearchParams): void {
     if (this.#opened && params.size === 0) {
       this.#writePlace();
+      this.#scoring.resume();
       return;
     }
     const able = this.models.filter(({ family }) => family === 'adaptive-span');
@@ -66,7 +67,7 @@ export class SpanView implements View {
   }
 
   close(): void {
-    this.#scoring.cancel();
+    this.#scoring.interrupt();
   }
 
   #modelChanged(params: URLSearchParams): void {

@@ -48,6 +48,7 @@ export class TranslateView implements View {
   open(params: URLSearchParams): void {
     if (this.#opened && params.size === 0) {
       this.#writePlace();
+      this.#translating.resume();
       return;
     }
     this.#opened = true;
@@ -64,7 +65,7 @@ export class TranslateView implements View {
   }
 
   close(): void {
-    this.#translating.cancel();
+    this.#translating.interrupt();
   }
 
   #modelChanged(params: URLSearchParams): void {
