@@ -210,9 +210,10 @@ def read_sums() -> str:
 
 
 def target_log_prob() -> str:
-    """log softmax(logits)[target]: logits [r, vocabulary], targets [r] int32 -> [r]."""
+    """log softmax(products * scale)[target]: products [r, vocabulary], scale [vocabulary], targets [r] int32 -> [r]."""
     return """
-    TargetLogProb (logits, targets) => (logprob) {
+    TargetLogProb (products, scale, targets) => (logprob) {
+      logits = Mul (products, scale)
       logprobs = LogSoftmax <axis = -1> (logits)
       last = Constant <value_ints = [-1]> ()
       column = Unsqueeze (targets, last)
@@ -222,9 +223,10 @@ def target_log_prob() -> str:
 
 
 def top_log_probs() -> str:
-    """The k best of log softmax(logits), best first, of equal ones the lower id first: [r, k], ids int32 [r, k]."""
+    """The k best of log softmax(products * scale), best first, of equal ones the lower id first: [r, k], ids int32 [r, k]."""
     return """
-    TopLogProbs (logits, k) => (best, ids) {
+    TopLogProbs (products, scale, k) => (best, ids) {
+      logits = Mul (products, scale)
       logprobs = LogSoftmax <axis = -1> (logits)
       best, ids64 = TopK <axis = -1, largest = 1, sorted = 1> (logprobs, k)
       ids = Cast <to = 6> (ids64)

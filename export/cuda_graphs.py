@@ -146,23 +146,20 @@ def decoder_step_graph(config: dict) -> str:
 
 
 def logits_lines(config: dict, prefix: str) -> list[str]:
-    """logits = LNf(accumulator) E^T: the embedding float16 [vocabulary, d] with its scale a row."""
+    """products = LNf(accumulator) Q^T for the embedding E = scale Q: the 8-bit Q is exact in float16, its scale a row is left to what follows."""
     return [
         f'out = {DOMAIN}.ReadSums <epsilon = {config["layer_norm_eps"]!r}> (accumulator, slots, "{prefix}lnf.gain", "{prefix}lnf.shift")',
         "last = Constant <value_ints = [-1]> ()",
-        'emb_q = Cast <to = 1> ("emb")',
-        'emb_column = Unsqueeze ("emb.scale", last)',
-        "emb_wide = Mul (emb_q, emb_column)",
-        "emb_half = Cast <to = 10> (emb_wide)",
-        f"logits = {DOMAIN}.Logits (out, emb_half)",
+        'emb_half = Cast <to = 10> ("emb")',
+        f"products = {DOMAIN}.Logits (out, emb_half)",
     ]
 
 
-BEST = f"top_logprobs, top_ids = {DOMAIN}.TopLogProbs (logits, k)"
+BEST = f"top_logprobs, top_ids = {DOMAIN}.TopLogProbs (products, \"emb.scale\", k)"
 
 
 def finish_graph(config: dict, top: bool) -> str:
-    lines = [*logits_lines(config, ""), f"logprob = {DOMAIN}.TargetLogProb (logits, targets)"]
+    lines = [*logits_lines(config, ""), f"logprob = {DOMAIN}.TargetLogProb (products, \"emb.scale\", targets)"]
     lines += [f"depth, remainder = {DOMAIN}.ReadHalting (depths, remainders, slots)", *([BEST] if top else [])]
     inputs, outputs = (", int64[1] k", ", float[rows, k_size] top_logprobs, int32[rows, k_size] top_ids") if top else ("", "")
     body = "\n      ".join(lines)

@@ -113,11 +113,11 @@ export class EmulatedDevice implements Device {
   }
 
   int32(capacity: number): PinnedArray<Int32Array> {
-    return { data: new Int32Array(capacity), release() {} };
+    return new Emulated('int32', capacity) as PinnedArray<Int32Array>;
   }
 
   float32(capacity: number): PinnedArray<Float32Array> {
-    return { data: new Float32Array(capacity), release() {} };
+    return new Emulated('float32', capacity) as PinnedArray<Float32Array>;
   }
 
   fill(buffer: DeviceBuffer, byte: number): void {

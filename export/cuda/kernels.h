@@ -110,11 +110,12 @@ void tile_rows(const Row* active, int active_count, Tile* tiles, int tile_capaci
 void read_sums(const float* accumulator, const int32_t* slots, int rows, int d, int pool, float epsilon, const float* gain, const float* shift,
                __half* out, cudaStream_t stream);
 
-/// log softmax(logits)[target]
-void target_logprob(const float* logits, const int32_t* targets, int rows, int vocabulary, float* logprob, cudaStream_t stream);
+/// log softmax(products * scale)[target]: the scales of the vocabulary's rows are left out of the product, whose 8-bit weights half precision holds
+/// exactly.
+void target_logprob(const float* products, const float* scale, const int32_t* targets, int rows, int vocabulary, float* logprob, cudaStream_t stream);
 
-/// The k largest of log softmax(logits), best first; of equal ones the lower id first.
-void top_logprobs(const float* logits, int rows, int vocabulary, int k, float* best, int32_t* ids, cudaStream_t stream);
+/// The k largest of log softmax(products * scale), best first; of equal ones the lower id first.
+void top_logprobs(const float* products, const float* scale, int rows, int vocabulary, int k, float* best, int32_t* ids, cudaStream_t stream);
 
 /// to[i] = from[slots[i]]
 void read_halting(const int32_t* depths, const float* remainders, const int32_t* slots, int rows, int pool, int32_t* depth, float* remainder,

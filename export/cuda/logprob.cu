@@ -35,38 +35,40 @@ __device__ T reduce_block(T value, T* shared, F combine) {
   return result;
 }
 
-/// log(sum(exp(row)))
-__device__ float log_sum(const float* row, int vocabulary) {
+/// log(sum(exp(row))) in one pass: each thread keeps its largest value and the sum relative to it (Milakov and Gimelshein 2018, arXiv 1805.02867).
+__device__ float log_sum(const float* row, const float* scale, int vocabulary) {
   __shared__ float shared[THREADS / 32];
-  float peak = -INFINITY;
+  float peak = -INFINITY, total = 0;
   for (int i = threadIdx.x * 4; i < vocabulary; i += THREADS * 4) {
-    const float4 v = *reinterpret_cast<const float4*>(row + i);
-    peak = fmaxf(peak, fmaxf(fmaxf(v.x, v.y), fmaxf(v.z, v.w)));
+    const float4 product = *reinterpret_cast<const float4*>(row + i), s = *reinterpret_cast<const float4*>(scale + i);
+    const float4 v = make_float4(product.x * s.x, product.y * s.y, product.z * s.z, product.w * s.w);
+    const float next = fmaxf(peak, fmaxf(fmaxf(v.x, v.y), fmaxf(v.z, v.w)));
+    total = total * expf(peak - next) + (expf(v.x - next) + expf(v.y - next)) + (expf(v.z - next) + expf(v.w - next));
+    peak = next;
   }
-  peak = reduce_block(peak, shared, [](float a, float b) { return fmaxf(a, b); });
-  float total = 0;
-  for (int i = threadIdx.x * 4; i < vocabulary; i += THREADS * 4) {
-    const float4 v = *reinterpret_cast<const float4*>(row + i);
-    total += (expf(v.x - peak) + expf(v.y - peak)) + (expf(v.z - peak) + expf(v.w - peak));
-  }
-  return peak + logf(reduce_block(total, shared, [](float a, float b) { return a + b; }));
+  const float highest = reduce_block(peak, shared, [](float a, float b) { return fmaxf(a, b); });
+  // A thread without a value has nothing to add, and no peak to take a difference from.
+  const float share = peak == -INFINITY ? 0.0f : total * expf(peak - highest);
+  return highest + logf(reduce_block(share, shared, [](float a, float b) { return a + b; }));
 }
 
-__global__ void target_logprob_kernel(const float* logits, const int32_t* targets, int vocabulary, float* logprob) {
-  const float* row = logits + static_cast<size_t>(blockIdx.x) * vocabulary;
-  const float total = log_sum(row, vocabulary);
-  if (threadIdx.x == 0) logprob[blockIdx.x] = row[max(targets[blockIdx.x], 0)] - total;
+__global__ void target_logprob_kernel(const float* products, const float* scale, const int32_t* targets, int vocabulary, float* logprob) {
+  const float* row = products + static_cast<size_t>(blockIdx.x) * vocabulary;
+  // Asked for first: the list may lie in the host's memory.
+  const int target = threadIdx.x == 0 ? max(targets[blockIdx.x], 0) : 0;
+  const float total = log_sum(row, scale, vocabulary);
+  if (threadIdx.x == 0) logprob[blockIdx.x] = row[target] * scale[target] - total;
 }
 
-__global__ void top_logprobs_kernel(const float* logits, int vocabulary, int k, float* best, int32_t* ids) {
+__global__ void top_logprobs_kernel(const float* products, const float* scale, int vocabulary, int k, float* best, int32_t* ids) {
   __shared__ Peak shared[THREADS / 32];
-  const float* row = logits + static_cast<size_t>(blockIdx.x) * vocabulary;
-  const float total = log_sum(row, vocabulary);
+  const float* row = products + static_cast<size_t>(blockIdx.x) * vocabulary;
+  const float total = log_sum(row, scale, vocabulary);
   Peak last = {INFINITY, -1};
   for (int n = 0; n < k; n++) {
     Peak found = {-INFINITY, 0x7fffffff};
     for (int i = threadIdx.x; i < vocabulary; i += THREADS) {
-      const Peak candidate = {row[i], i};
+      const Peak candidate = {row[i] * scale[i], i};
       if (before(last, candidate) && before(candidate, found)) found = candidate;
     }
     last = reduce_block(found, shared, [](Peak a, Peak b) { return before(a, b) ? a : b; });
@@ -79,12 +81,12 @@ __global__ void top_logprobs_kernel(const float* logits, int vocabulary, int k, 
 
 }  // namespace
 
-void target_logprob(const float* logits, const int32_t* targets, int rows, int vocabulary, float* logprob, cudaStream_t stream) {
-  if (rows > 0) target_logprob_kernel<<<rows, THREADS, 0, stream>>>(logits, targets, vocabulary, logprob);
+void target_logprob(const float* products, const float* scale, const int32_t* targets, int rows, int vocabulary, float* logprob, cudaStream_t stream) {
+  if (rows > 0) target_logprob_kernel<<<rows, THREADS, 0, stream>>>(products, scale, targets, vocabulary, logprob);
 }
 
-void top_logprobs(const float* logits, int rows, int vocabulary, int k, float* best, int32_t* ids, cudaStream_t stream) {
-  if (rows > 0) top_logprobs_kernel<<<rows, THREADS, 0, stream>>>(logits, vocabulary, k, best, ids);
+void top_logprobs(const float* products, const float* scale, int rows, int vocabulary, int k, float* best, int32_t* ids, cudaStream_t stream) {
+  if (rows > 0) top_logprobs_kernel<<<rows, THREADS, 0, stream>>>(products, scale, vocabulary, k, best, ids);
 }
 
 }  // namespace ponder

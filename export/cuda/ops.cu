@@ -295,15 +295,15 @@ Compute read_sums(Ort::ConstKernelInfo info, bool affine) {
 
 void target_logprob(Call& c) {
   const int rows = c.dim(0, 0);
-  ponder::target_logprob(c.in<float>(0), c.in<int32_t>(1), rows, c.dim(0, 1), c.out<float>(0, {rows}), c.stream());
+  ponder::target_logprob(c.in<float>(0), c.in<float>(1), c.in<int32_t>(2), rows, c.dim(0, 1), c.out<float>(0, {rows}), c.stream());
 }
 
 void top_logprobs(Call& c) {
   const int rows = c.dim(0, 0);
-  const int64_t k = *c.in<int64_t>(1);
+  const int64_t k = *c.in<int64_t>(2);
   auto* best = c.out<float>(0, {rows, k});
   auto* ids = c.out<int32_t>(1, {rows, k});
-  ponder::top_logprobs(c.in<float>(0), rows, c.dim(0, 1), static_cast<int>(k), best, ids, c.stream());
+  ponder::top_logprobs(c.in<float>(0), c.in<float>(1), rows, c.dim(0, 1), static_cast<int>(k), best, ids, c.stream());
 }
 
 void read_halting(Call& c) {
@@ -331,8 +331,8 @@ const std::vector<Op*>& operators() {
       new Op("TileRows", {I32, I32}, {I32, I32}, stateless(tile_rows)),
       new Op("ReadNormalized", {F32, I32}, {F16}, [](auto info) { return read_sums(info, false); }),
       new Op("ReadSums", {F32, I32, F32, F32}, {F16}, [](auto info) { return read_sums(info, true); }),
-      new Op("TargetLogProb", {F32, I32}, {F32}, stateless(target_logprob)),
-      new Op("TopLogProbs", {F32, I64}, {F32, I32}, stateless(top_logprobs), 1),
+      new Op("TargetLogProb", {F32, F32, I32}, {F32}, stateless(target_logprob)),
+      new Op("TopLogProbs", {F32, F32, I64}, {F32, I32}, stateless(top_logprobs), 2),
       new Op("ReadHalting", {I32, F32, I32}, {I32, F32}, stateless(read_halting)),
   };
   return all;

@@ -50,11 +50,20 @@ int blocks(int rows) { return (rows + ROWS_PER_BLOCK - 1) / ROWS_PER_BLOCK; }
 template <int V>
 __global__ void start_rows_kernel(const Row* rows, const int32_t* ids, int count, const int8_t* embedding, const float* scale, float factor,
                                   int slots, float4* state, float4* accumulator, float* halting) {
+  // The table may lie in the host's memory: a block fetches its part in one go instead of a warp at a time.
+  __shared__ int slots_of_block[ROWS_PER_BLOCK], ids_of_block[ROWS_PER_BLOCK];
   const int row = row_of_block(), thread = threadIdx.x % WARP;
-  if (row >= count) return;
-  const int slot = rows[row].slot;
-  if (slot < 0) return;
-  const int id = ids[row];
+  if (threadIdx.x < ROWS_PER_BLOCK * 8) {
+    const int first = blockIdx.x * ROWS_PER_BLOCK;
+    const int at = first * 8 + threadIdx.x;
+    const int word = at < count * 8 ? reinterpret_cast<const int*>(rows)[at] : -1;
+    if (threadIdx.x % 8 == 0) slots_of_block[threadIdx.x / 8] = word;
+    if (threadIdx.x < ROWS_PER_BLOCK) ids_of_block[threadIdx.x] = first + threadIdx.x < count ? ids[first + threadIdx.x] : 0;
+  }
+  __syncthreads();
+  const int slot = slots_of_block[threadIdx.x / WARP];
+  if (row >= count || slot < 0) return;
+  const int id = ids_of_block[threadIdx.x / WARP];
   const float f = scale[id];
 #pragma unroll
   for (int i = 0; i < V; i++) {
@@ -137,9 +146,17 @@ __global__ void write_rows_kernel(const Row* rows, int count, const float4* z, c
 template <int V>
 __global__ void read_sums_kernel(const float4* accumulator, const int32_t* slots, int rows, int pool, float epsilon, const float4* gain,
                                  const float4* shift, __half* out) {
+  // Fetched by the block in one go: the list may lie in the host's memory.
+  __shared__ int slots_of_block[ROWS_PER_BLOCK];
   const int row = row_of_block(), thread = threadIdx.x % WARP;
+  if (threadIdx.x < ROWS_PER_BLOCK) {
+    const int at = blockIdx.x * ROWS_PER_BLOCK + threadIdx.x;
+    const int slot = at < rows ? slots[at] : -1;
+    slots_of_block[threadIdx.x] = slot < 0 ? pool - 1 : slot;
+  }
+  __syncthreads();
   if (row >= rows) return;
-  const int slot = slots[row] < 0 ? pool - 1 : slots[row];
+  const int slot = slots_of_block[threadIdx.x / WARP];
   float4 v[V];
 #pragma unroll
   for (int i = 0; i < V; i++) v[i] = accumulator[static_cast<size_t>(slot) * (32 * V) + i * WARP + thread];

@@ -265,13 +265,16 @@ void test_keys_and_values() {
 
 void test_output() {
   const int rows = 9, vocabulary = 1000, k = 20;
-  const auto logits = floats(rows * vocabulary, 3);
+  const auto products = floats(rows * vocabulary, 3);
+  auto scale = floats(vocabulary, 0.2f);
+  auto logits = products;
+  for (int i = 0; i < rows * vocabulary; i++) logits[i] *= scale[i % vocabulary] += i < vocabulary ? 1.0f : 0.0f;
   std::vector<int32_t> targets(rows);
   for (auto& t : targets) t = below(vocabulary);
-  Device<float> d_logits(logits), logprob(rows), best(rows * k);
+  Device<float> d_products(products), d_scale(scale), logprob(rows), best(rows * k);
   Device<int32_t> d_targets(targets), ids(rows * k);
-  target_logprob(d_logits, d_targets, rows, vocabulary, logprob, 0);
-  top_logprobs(d_logits, rows, vocabulary, k, best, ids, 0);
+  target_logprob(d_products, d_scale, d_targets, rows, vocabulary, logprob, 0);
+  top_logprobs(d_products, d_scale, rows, vocabulary, k, best, ids, 0);
   const auto got = logprob.read(), got_best = best.read();
   const auto got_ids = ids.read();
   double error = 0, wrong = 0;

@@ -274,13 +274,15 @@ def test_reading_sums() -> None:
 
 
 def test_log_probabilities() -> None:
-    logits = normal(4, 50, seed=1) * 5
-    logits[2, 7] = logits[2, 9] = 40.0  # a tie
+    products, scale = normal(4, 50, seed=1) * 5, 0.5 + normal(50, seed=2).abs()
+    scale[7] = scale[9] = 1.0
+    products[2, 7] = products[2, 9] = 40.0  # a tie
+    logits = products * scale
     want = logits.log_softmax(-1)
-    [chosen] = run(cuda_functions.target_log_prob(), {"logits": logits, "targets": int32([3, 49, 7, -1])}, {"logprob": "float[r]"})
+    [chosen] = run(cuda_functions.target_log_prob(), {"products": products, "scale": scale, "targets": int32([3, 49, 7, -1])}, {"logprob": "float[r]"})
     torch.testing.assert_close(chosen[:3], want[[0, 1, 2], [3, 49, 7]])
     outputs = {"best": "float[r, k]", "ids": "int32[r, k]"}
-    best, ids = run(cuda_functions.top_log_probs(), {"logits": logits, "k": torch.tensor([6])}, outputs)
+    best, ids = run(cuda_functions.top_log_probs(), {"products": products, "scale": scale, "k": torch.tensor([6])}, outputs)
     torch.testing.assert_close(best, want.topk(6).values)
     torch.testing.assert_close(want.gather(1, ids.long()), best)
     assert ids[2, :2].tolist() == [7, 9]

@@ -128,16 +128,9 @@ export class ResidentScoreStage implements Stage {
 
   private messageOf(jobId: number, index: number, result: ScoreWindowResult): StageMessage {
     this.history.add(result.depths);
-    result.depths.forEach((depth, i) => {
-      this.halting.add(depth, result.remainders[i] as number);
-    });
-    const arrays = [result.logprobs, result.depths, result.remainders, result.topIds, result.topLogprobs];
-    return {
-      jobId,
-      message: { type: 'window', jobId, index, result },
-      transfer: arrays.map(({ buffer }) => buffer as ArrayBuffer),
-      completesPart: true,
-    };
+    this.halting.addAll(result.depths, result.remainders);
+    // Not transferred: the results of a launch share a buffer, which is copied once for all of them.
+    return { jobId, message: { type: 'window', jobId, index, result }, transfer: [], completesPart: true };
   }
 
   gauges(): StageGauges {

@@ -40,8 +40,6 @@ export function openScoringGraphs(device: Device, model: ModelDescription): Scor
 
 export class ResidentScoring implements LaunchingFamily {
   private readonly stack: ResidentStack;
-  private readonly results: Readonly<Record<'slots' | 'targets' | 'logprob' | 'depth' | 'remainder', DeviceBuffer>>;
-  private readonly top: Readonly<Record<'logprobs' | 'ids' | 'k', DeviceBuffer>>;
   private readonly slots: PinnedArray<Int32Array>;
   private readonly targets: PinnedArray<Int32Array>;
   private readonly logprob: PinnedArray<Float32Array>;
@@ -49,6 +47,7 @@ export class ResidentScoring implements LaunchingFamily {
   private readonly remainder: PinnedArray<Float32Array>;
   private readonly topLogprobs: PinnedArray<Float32Array>;
   private readonly topIds: PinnedArray<Int32Array>;
+  private readonly k: DeviceBuffer;
   private readonly kWords: PinnedArray<Int32Array>;
   private readonly began: Marker;
   private readonly ended: Marker;
@@ -64,18 +63,6 @@ export class ResidentScoring implements LaunchingFamily {
     this.stack = new ResidentStack(device, graphs, sizes);
     // A lane longer than the limit still finishes in one piece.
     const rows = Math.ceil(Math.max(sizes.finishRowsMax, sizes.rowsMax) / FINISH_CHUNK_ROWS) * FINISH_CHUNK_ROWS;
-    this.results = {
-      slots: device.buffer('int32', rows),
-      targets: device.buffer('int32', rows),
-      logprob: device.buffer('float32', rows),
-      depth: device.buffer('int32', rows),
-      remainder: device.buffer('float32', rows),
-    };
-    this.top = {
-      logprobs: device.buffer('float32', FINISH_CHUNK_ROWS * TOP_MAX),
-      ids: device.buffer('int32', FINISH_CHUNK_ROWS * TOP_MAX),
-      k: device.buffer('int64', 1),
-    };
     this.slots = device.int32(rows);
     this.targets = device.int32(rows);
     this.logprob = device.float32(rows);
@@ -83,6 +70,7 @@ export class ResidentScoring implements LaunchingFamily {
     this.remainder = device.float32(rows);
     this.topLogprobs = device.float32(rows * TOP_MAX);
     this.topIds = device.int32(rows * TOP_MAX);
+    this.k = device.buffer('int64', 1);
     this.kWords = device.int32(2);
     this.began = device.marker();
     this.ended = device.marker();
@@ -103,7 +91,6 @@ export class ResidentScoring implements LaunchingFamily {
   }
 
   private enqueueFinish(lanes: readonly ResidentLane[]): void {
-    const { device } = this;
     let rows = 0;
     for (const { base, length, request } of lanes) {
       for (let position = request.scoreFrom; position < length; position++, rows++)
@@ -115,28 +102,23 @@ export class ResidentScoring implements LaunchingFamily {
     const padded = end + (rest > 0 ? bucketFor(FINISH_BUCKETS, rest) : 0);
     this.slots.data.fill(-1, rows, padded);
     this.targets.data.fill(0, rows, padded);
-    device.upload(this.slots, this.results.slots, 0, padded);
-    device.upload(this.targets, this.results.targets, 0, padded);
     const k = widestTop(lanes);
     if (k > 0) {
       // One 64-bit number.
       this.kWords.data.set([k, 0]);
-      device.upload(this.kWords, this.top.k, 0, 1);
+      this.device.upload(this.kWords, this.k, 0, 1);
     }
     for (let start = 0; start < padded; start += FINISH_CHUNK_ROWS) {
       const bucket = Math.min(FINISH_CHUNK_ROWS, padded - start);
       if (k === 0) this.sequences.get(`${start} ${bucket}`)?.launch();
       else this.finishTop(start, bucket, k);
     }
-    device.download(this.results.logprob, this.logprob, 0, padded);
-    device.download(this.results.depth, this.depth, 0, padded);
-    device.download(this.results.remainder, this.remainder, 0, padded);
   }
 
   private bindFinish(graph: DeviceGraph, start: number, rows: number, top: number): BoundRun {
     const { stack } = this;
     const part = (buffer: DeviceBuffer) => ({ buffer, dims: [rows], start });
-    const { slots, targets, logprob, depth, remainder } = this.results;
+    const { slots, targets, logprob, depth, remainder, topLogprobs, topIds } = this;
     return graph.bind(
       {
         accumulator: { buffer: stack.accumulator, dims: [stack.slots, stack.width] },
@@ -144,14 +126,14 @@ export class ResidentScoring implements LaunchingFamily {
         remainders: { buffer: stack.remainders, dims: [stack.slots] },
         slots: part(slots),
         targets: part(targets),
-        k: { buffer: this.top.k, dims: [1] },
+        k: { buffer: this.k, dims: [1] },
       },
       {
         logprob: part(logprob),
         depth: part(depth),
         remainder: part(remainder),
-        top_logprobs: { buffer: this.top.logprobs, dims: [rows, top] },
-        top_ids: { buffer: this.top.ids, dims: [rows, top] },
+        top_logprobs: { buffer: topLogprobs, dims: [rows, top], start: start * top },
+        top_ids: { buffer: topIds, dims: [rows, top], start: start * top },
       },
     );
   }
@@ -176,43 +158,56 @@ export class ResidentScoring implements LaunchingFamily {
       this.runs.set(key, run);
     }
     run.enqueue();
-    this.device.download(this.top.logprobs, this.topLogprobs, start * k, rows * k);
-    this.device.download(this.top.ids, this.topIds, start * k, rows * k);
   }
 
   fetch(plan: ResidentPlan): LaunchResult {
     this.ended.wait();
-    const k = widestTop(plan.finish);
-    let row = 0;
-    const finished = plan.finish.map((lane) => {
-      const result = this.read(lane, row, k);
-      row += result.logprobs.length;
-      return result;
-    });
-    return { finished, progress: this.stack.progressOf(plan), deviceMs: this.ended.since(this.began) };
+    return {
+      finished: this.read(plan.finish),
+      progress: this.stack.progressOf(plan),
+      deviceMs: this.ended.since(this.began),
+    };
   }
 
-  private read({ request, length, positionSteps }: ResidentLane, row: number, k: number): ScoreWindowResult {
-    const count = length - request.scoreFrom;
-    const logprobs = this.logprob.data.slice(row, row + count);
-    if (logprobs.some(Number.isNaN))
+  /** The results of all lanes lie in one buffer, so that they cross to the main thread as one. */
+  private read(lanes: readonly ResidentLane[]): ScoreWindowResult[] {
+    const rows = lanes.reduce((sum, { length, request }) => sum + length - request.scoreFrom, 0);
+    const k = widestTop(lanes);
+    const buffer = new ArrayBuffer(rows * (4 + 4 + 8 * k + 1));
+    const logprobs = new Float32Array(buffer, 0, rows);
+    const remainders = new Float32Array(buffer, 4 * rows, rows);
+    const topLogprobs = new Float32Array(buffer, 8 * rows, rows * k);
+    const topIds = new Int32Array(buffer, (8 + 4 * k) * rows, rows * k);
+    const depths = new Uint8Array(buffer, (8 + 8 * k) * rows, rows);
+    logprobs.set(this.logprob.data.subarray(0, rows));
+    remainders.set(this.remainder.data.subarray(0, rows));
+    depths.set(this.depth.data.subarray(0, rows));
+    let sum = 0;
+    for (let row = 0; row < rows; row++) sum += logprobs[row] as number;
+    if (Number.isNaN(sum))
       throw new RuntimeFailure('finish', 'the model computed a log-probability that is not a number');
-    const wanted = request.topCount;
-    const topIds = new Int32Array(count * wanted);
-    const topLogprobs = new Float32Array(count * wanted);
-    for (let i = 0; i < count && wanted > 0; i++) {
-      const from = (row + i) * k;
-      topIds.set(this.topIds.data.subarray(from, from + wanted), i * wanted);
-      topLogprobs.set(this.topLogprobs.data.subarray(from, from + wanted), i * wanted);
-    }
-    return {
-      logprobs,
-      depths: Uint8Array.from(this.depth.data.subarray(row, row + count)),
-      remainders: this.remainder.data.slice(row, row + count),
-      topIds,
-      topLogprobs,
-      positionSteps,
-    };
+    let row = 0;
+    let top = 0;
+    return lanes.map(({ request, length, positionSteps }) => {
+      const count = length - request.scoreFrom;
+      const wanted = request.topCount;
+      for (let i = 0; i < count && wanted > 0; i++) {
+        const from = (row + i) * k;
+        topLogprobs.set(this.topLogprobs.data.subarray(from, from + wanted), top + i * wanted);
+        topIds.set(this.topIds.data.subarray(from, from + wanted), top + i * wanted);
+      }
+      const result = {
+        logprobs: logprobs.subarray(row, row + count),
+        depths: depths.subarray(row, row + count),
+        remainders: remainders.subarray(row, row + count),
+        topIds: topIds.subarray(top, top + count * wanted),
+        topLogprobs: topLogprobs.subarray(top, top + count * wanted),
+        positionSteps,
+      };
+      row += count;
+      top += count * wanted;
+      return result;
+    });
   }
 
   drop(ranges: readonly RowRange[]): void {
@@ -228,8 +223,7 @@ export class ResidentScoring implements LaunchingFamily {
     for (const run of this.runs.values()) run.release();
     this.stack.release();
     const memory = [
-      ...Object.values(this.results),
-      ...Object.values(this.top),
+      this.k,
       ...[
         this.slots,
         this.targets,

@@ -44,6 +44,8 @@ export class ResidentStack {
   /** Rows computed as padding since the last call of `takePadded`. */
   private padded = 0;
   private readonly buckets: readonly number[];
+  /** By bucket of active rows. */
+  private readonly renewedBuckets = new Map<number, readonly number[]>();
   private readonly buffers: Readonly<Record<string, DeviceBuffer>>;
   private readonly beginRows: PinnedArray<Int32Array>;
   private readonly beginIds: PinnedArray<Int32Array>;
@@ -79,9 +81,6 @@ export class ResidentStack {
       renewed: device.buffer('int32', rowsMax * ROW_FIELDS),
       tiles: device.buffer('int32', 2 * tilesOf(rowsMax, lanesMax)),
       keyIndex: device.buffer('int32', slots),
-      progress: device.buffer('int32', PROGRESS),
-      beginRows: device.buffer('int32', rowsMax * ROW_FIELDS),
-      beginIds: device.buffer('int32', rowsMax),
     };
     this.beginRows = device.int32(Math.max(slots, rowsMax * ROW_FIELDS));
     this.beginIds = device.int32(rowsMax);
@@ -95,7 +94,7 @@ export class ResidentStack {
     const { device, buffers } = this;
     for (const buffer of [this.accumulator, this.depths, this.remainders, ...Object.values(buffers)])
       device.fill(buffer, 0);
-    for (const name of ['active', 'renewed', 'beginRows']) device.fill(this.buffer(name), 0xff);
+    for (const name of ['active', 'renewed']) device.fill(this.buffer(name), 0xff);
     const identity = this.beginRows.data;
     for (let i = 0; i < this.slots; i++) identity[i] = i;
     device.upload(this.beginRows, this.buffer('keyIndex'), 0, this.slots);
@@ -117,19 +116,21 @@ export class ResidentStack {
     for (const rows of this.buckets) {
       this.captureBegin(rows);
       this.captureTile(rows);
-      for (const renewed of renewedBuckets(rows, this.sizes.rowsMax)) this.captureStep(rows, renewed);
+      const renewed = renewedBuckets(rows, this.sizes.rowsMax);
+      this.renewedBuckets.set(rows, renewed);
+      for (const count of renewed) this.captureStep(rows, count);
     }
     this.clear();
   }
 
-  private add(key: string, run: BoundRun, around: (run: BoundRun) => void = (one) => one.enqueue()): void {
+  private add(key: string, run: BoundRun): void {
     this.runs.push(run);
     // Once for real, on padding: the runtime takes its memory and chooses its kernels, which it can't while a run is captured.
-    around(run);
+    run.enqueue();
     this.device.synchronise();
     this.sequences.set(
       key,
-      this.device.capture(() => around(run)),
+      this.device.capture(() => run.enqueue()),
     );
   }
 
@@ -149,14 +150,13 @@ export class ResidentStack {
     this.add(
       `begin ${rows}`,
       this.graphs.begin.bind(
-        { ...pools, rows: this.view('beginRows', rows, ROW_FIELDS), ids: this.view('beginIds', rows) },
+        {
+          ...pools,
+          rows: { buffer: this.beginRows, dims: [rows, ROW_FIELDS] },
+          ids: { buffer: this.beginIds, dims: [rows] },
+        },
         { state_out: pools.state, accumulator_out: pools.accumulator, halting_out: pools.halting },
       ),
-      (run) => {
-        this.device.upload(this.beginRows, this.buffer('beginRows'), 0, rows * ROW_FIELDS);
-        this.device.upload(this.beginIds, this.buffer('beginIds'), 0, rows);
-        run.enqueue();
-      },
     );
   }
 
@@ -169,7 +169,7 @@ export class ResidentStack {
       `tile ${rows}`,
       this.graphs.tile.bind(
         { active: this.view('active', rows, ROW_FIELDS), tile_table: this.tileTable() },
-        { tiles_out: this.tileTable(), progress: this.view('progress', PROGRESS) },
+        { tiles_out: this.tileTable(), progress: { buffer: this.progress, dims: [PROGRESS] } },
       ),
     );
   }
@@ -211,7 +211,7 @@ export class ResidentStack {
           tiles_out: this.tileTable(),
           depths_out: depths,
           remainders_out: remainders,
-          progress: this.view('progress', PROGRESS),
+          progress: { buffer: this.progress, dims: [PROGRESS] },
         },
       ),
     );
@@ -224,10 +224,11 @@ export class ResidentStack {
     if (plan.steps === 0) return;
     // After the first step of several, any running row may have to be renewed.
     const renewedRows = plan.steps > 1 ? Math.max(plan.renewedRows, plan.activeRows) : plan.renewedRows;
-    const renewed = bucketFor(renewedBuckets(rows, this.sizes.rowsMax), renewedRows);
-    for (let i = 0; i < plan.steps; i++) {
+    const renewed = bucketFor(this.renewedBuckets.get(rows) as readonly number[], renewedRows);
+    for (let i = 1; i <= plan.steps; i++) {
       this.launch(`step ${rows} ${renewed}`);
-      this.device.download(this.buffer('progress'), this.progress, i * PROGRESS, PROGRESS_HEAD + this.sizes.lanesMax);
+      // Each step reports in the same place; what comes before the last step's report is kept behind it.
+      if (i < plan.steps) this.device.download(this.progress, this.progress, i * PROGRESS, PROGRESS);
     }
     this.padded += rows - plan.activeRows;
   }
@@ -267,7 +268,8 @@ export class ResidentStack {
   /** The progress of each step of the last launch, which the device has passed. Valid until the next. */
   progressOf(plan: ResidentPlan): StepProgress[] {
     return Array.from({ length: plan.steps }, (_, i) => {
-      const step = this.progress.data.subarray(i * PROGRESS, (i + 1) * PROGRESS);
+      const at = ((i + 1) % plan.steps) * PROGRESS;
+      const step = this.progress.data.subarray(at, at + PROGRESS);
       return {
         activeRows: step[0] as number,
         renewedRows: step[1] as number,

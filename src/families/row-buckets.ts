@@ -9,10 +9,13 @@ export function rowBuckets(rowsMax: number): number[] {
   return [...ladder.filter((rows) => rows < rowsMax), rowsMax];
 }
 
-/** Buckets of the rows that only renew their key and value, beside `active` rows: none, an eighth, and doubling up to all there can be. */
+/**
+ * Buckets of the rows that only renew their key and value, beside `active` rows: none, eighths up to a half (a quarter is what most models renew),
+ * and doubling from there up to all there can be.
+ */
 export function renewedBuckets(active: number, rowsMax: number): number[] {
-  const buckets = [0];
-  for (let rows = Math.ceil(active / 8); rows < rowsMax; rows *= 2) buckets.push(rows);
+  const buckets = [0, 1, 2, 3].map((eighths) => Math.ceil((active * eighths) / 8));
+  for (let rows = Math.ceil(active / 2); rows < rowsMax; rows *= 2) buckets.push(rows);
   return [...buckets, rowsMax];
 }
 

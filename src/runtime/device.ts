@@ -14,10 +14,12 @@ export interface DeviceBuffer {
   release(): void;
 }
 
-/** Memory of the host that the device copies from and to without the host waiting. */
-export interface PinnedArray<Data extends HostArray = HostArray> {
+/**
+ * Memory of the host that the device reads and writes as its own. Right for what is read or written once, such as the tables of a launch and
+ * its results: no copy has to be waited for. What the host writes must be there when the device comes to it, and stay until it has passed.
+ */
+export interface PinnedArray<Data extends HostArray = HostArray> extends DeviceBuffer {
   readonly data: Data;
-  release(): void;
 }
 
 /** A part of a buffer under a shape; `start` in elements. */
@@ -75,6 +77,7 @@ export interface Device {
   fill(buffer: DeviceBuffer, byte: number): void;
   /** Copies `count` elements; the array must not change until the device has passed. */
   upload(from: PinnedArray, to: DeviceBuffer, toStart: number, count: number): void;
+  /** From the start of a buffer. */
   download(from: DeviceBuffer, to: PinnedArray, toStart: number, count: number): void;
   /** Captures what `enqueue` enqueues without running it. It has run at least once before. */
   capture(enqueue: () => void): Sequence;

@@ -26,8 +26,8 @@ import { OrtRuntime, type OrtThreads, TYPE_CODES } from './ort-runtime.js';
 
 const DEVICE_ALLOCATOR = 0;
 const MEMORY_DEFAULT = 0;
-const HOST_TO_DEVICE = 1;
-const DEVICE_TO_HOST = 2;
+/** CUDA sees from the addresses where memory lies. */
+const COPY_DEFAULT = 4;
 /** A stream that does not wait for the default one. */
 const STREAM_NON_BLOCKING = 1;
 /** While this thread captures, others may still allocate. */
@@ -71,22 +71,25 @@ class CudaBuffer implements DeviceBuffer {
 
 class CudaPinned<Data extends Int32Array | Float32Array> implements PinnedArray<Data> {
   readonly data: Data;
+  readonly type: ElementType;
+  readonly bytesPerElement = 4;
   private readonly pointer: Pointer;
   private released = false;
 
   constructor(
     private readonly owner: CudaDevice,
     make: new (buffer: ArrayBuffer) => Data,
-    capacity: number,
+    readonly capacity: number,
   ) {
     const bytes = Math.max(16, capacity * 4);
     this.pointer = owner.handles.take((out) => owner.cuda.cudaHostAlloc(out, bytes, 0));
     this.data = new make(koffi.view(this.pointer, bytes));
+    this.type = this.data instanceof Int32Array ? 'int32' : 'float32';
   }
 
-  get address(): Pointer {
+  at(element: number): Pointer {
     if (this.released) throw new Error('a released array was used');
-    return this.pointer;
+    return this.pointer + BigInt(element * this.bytesPerElement);
   }
 
   release(): void {
@@ -116,9 +119,9 @@ class CudaRun implements BoundRun {
   }
 
   private value(name: string, view: View | undefined): Pointer {
-    if (view === undefined || !(view.buffer instanceof CudaBuffer))
-      throw new RuntimeFailure('bind', `no buffer is bound to ${name}`);
-    const { buffer, dims, start = 0 } = view;
+    if (view === undefined) throw new RuntimeFailure('bind', `no buffer is bound to ${name}`);
+    const { dims, start = 0 } = view;
+    const buffer = own(view.buffer);
     const count = elementCount(dims);
     if (start + count > buffer.capacity)
       throw new RangeError(`${name}: ${count} elements from ${start} exceed a buffer of ${buffer.capacity}`);
@@ -263,15 +266,14 @@ class CudaDevice implements Device {
     const buffer = own(to);
     if (toStart + count > to.capacity || count > from.data.length) throw new RangeError('an upload exceeds its buffer');
     const bytes = count * buffer.bytesPerElement;
-    this.cuda.cudaMemcpyAsync(buffer.at(toStart), addressOf(from), bytes, HOST_TO_DEVICE, this.stream);
+    this.cuda.cudaMemcpyAsync(buffer.at(toStart), own(from).at(0), bytes, COPY_DEFAULT, this.stream);
   }
 
   download(from: DeviceBuffer, to: PinnedArray, toStart: number, count: number): void {
     const buffer = own(from);
     if (toStart + count > to.data.length || count > from.capacity) throw new RangeError('a download exceeds its array');
     const bytes = count * buffer.bytesPerElement;
-    const target = addressOf(to) + BigInt(toStart * buffer.bytesPerElement);
-    this.cuda.cudaMemcpyAsync(target, buffer.at(0), bytes, DEVICE_TO_HOST, this.stream);
+    this.cuda.cudaMemcpyAsync(own(to).at(toStart), buffer.at(0), bytes, COPY_DEFAULT, this.stream);
   }
 
   capture(enqueue: () => void): Sequence {
@@ -286,7 +288,8 @@ class CudaDevice implements Device {
     const nodes = new BigUint64Array(1);
     cuda.cudaGraphGetNodes(graph[0] as Pointer, null, nodes);
     // Work that went to another stream ran at once and would be missing from every launch.
-    if (nodes[0] === 0n) throw new RuntimeFailure('capture', 'the CUDA provider does not run on the stream it was given');
+    if (nodes[0] === 0n)
+      throw new RuntimeFailure('capture', 'the CUDA provider does not run on the stream it was given');
     const executable = handles.take((out) => cuda.cudaGraphInstantiate(out, graph[0] as Pointer, 0));
     cuda.cudaGraphDestroy(graph[0] as Pointer);
     return {
@@ -354,14 +357,9 @@ class CudaMarker implements Marker {
   }
 }
 
-function own(buffer: DeviceBuffer): CudaBuffer {
-  if (!(buffer instanceof CudaBuffer)) throw new Error('a buffer of another device');
+function own(buffer: DeviceBuffer): CudaBuffer | CudaPinned<Int32Array | Float32Array> {
+  if (!(buffer instanceof CudaBuffer || buffer instanceof CudaPinned)) throw new Error('a buffer of another device');
   return buffer;
-}
-
-function addressOf(array: PinnedArray): Pointer {
-  if (!(array instanceof CudaPinned)) throw new Error('an array of another device');
-  return array.address;
 }
 
 /** The library of native operators, null when there is none or none is wanted. */

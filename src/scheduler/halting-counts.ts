@@ -9,6 +9,10 @@ export class HaltingCounts {
     this.atStep = new Array(maxSteps + 1).fill(0);
   }
 
+  addAll(steps: Uint8Array, remainders: Float32Array): void {
+    for (let i = 0; i < steps.length; i++) this.add(steps[i] as number, remainders[i] as number);
+  }
+
   add(step: number, remainder: number): void {
     this.atStep[step] = (this.atStep[step] as number) + 1;
     const tenth = Math.min(9, Math.floor(remainder * 10));

@@ -13,7 +13,10 @@ export class HaltingHistory implements HaltingForecast {
   }
 
   add(depths: Uint8Array): void {
-    for (const depth of depths) this.atStep[depth] = (this.atStep[depth] as number) + 1;
+    for (let i = 0; i < depths.length; i++) {
+      const depth = depths[i] as number;
+      this.atStep[depth] = (this.atStep[depth] as number) + 1;
+    }
     this.total += depths.length;
     if (this.total < HALF_LIFE_POSITIONS) return;
     for (let step = 0; step < this.atStep.length; step++) this.atStep[step] = (this.atStep[step] as number) / 2;
