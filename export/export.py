@@ -11,6 +11,7 @@ import hashlib
 import json
 import shutil
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import onnx
@@ -215,7 +216,7 @@ GOLDEN_TEXTS = (
 )
 
 
-def export_span(checkpoint: Path, target: Path) -> None:
+def export_span(checkpoint: Path, target: Path, golden_texts: Sequence[str] = GOLDEN_TEXTS) -> None:
     """Bytes as vocabulary. `<checkpoint without suffixes>.json` beside the file holds provenance and quality."""
     before = read_manifest(target)
     shape, weights = adaptive_span.load_checkpoint(checkpoint)
@@ -227,7 +228,7 @@ def export_span(checkpoint: Path, target: Path) -> None:
     precisions = write_package(target, constants, span_onnx.graphs(shape, weights, constants))
     model = adaptive_span.SpanModel(shape, span_onnx.reference_weights(shape, weights, constants))
     golden = []
-    for text in GOLDEN_TEXTS:
+    for text in golden_texts:
         ids = list(text.encode())
         logprobs = model.logprobs(torch.tensor([START_BYTE, *ids[:-1]]))[torch.arange(len(ids)), torch.tensor(ids)]
         golden.append({"text": text, "ids": ids, "logprobs": [round(x, 4) for x in logprobs.tolist()]})

@@ -37,6 +37,10 @@ const LOAD_TESTS: Readonly<Record<string, { readonly help: string; readonly load
     help: 'Scoring beside translation: does either starve?',
     load: async () => (await import('./mixed.js')).run,
   },
+  spans: {
+    help: 'Attention spans against the same model of full span, in one engine.',
+    load: async () => (await import('./spans.js')).run,
+  },
   'cold-start': {
     help: 'How long a start takes, and how slow the first requests are.',
     load: async () => (await import('./cold-start.js')).run,
