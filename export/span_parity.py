@@ -94,18 +94,22 @@ def events(server: Server, text: str) -> Iterator[dict[str, Any]]:
 
 
 def check_blocks(options: tuple[str, ...], model: str, ids: list[int]) -> dict:
-    out = {}
+    """The streams run side by side, each on a server of its own with its own memory."""
     text = bytes(ids).decode()
-    for block in BLOCKS:
+
+    def stream(block: int) -> tuple[str, dict]:
         with Server("int8", model, *options, "--span-block-tokens", str(block)) as server, Memory(server.process.pid) as memory:
             last: dict = {}
             for event in events(server, text):
                 last = event
         if last.get("type") != "result":
             raise RuntimeError(f"the stream ended with {last}")
-        out[str(block)] = {"bits_per_byte": round(bits(last["results"][0]["logprob"], ids), 7), **memory.figures()}
-        print(f"blocks of {block}: {out[str(block)]}", file=sys.stderr, flush=True)
-    return out
+        figures = {"bits_per_byte": round(bits(last["results"][0]["logprob"], ids), 7), **memory.figures()}
+        print(f"blocks of {block}: {figures}", file=sys.stderr, flush=True)
+        return str(block), figures
+
+    with ThreadPoolExecutor(len(BLOCKS)) as pool:
+        return dict(pool.map(stream, BLOCKS))
 
 
 def check_batch(server: Server, ids: list[int]) -> dict:
