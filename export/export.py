@@ -178,11 +178,12 @@ def read_manifest(target: Path) -> dict:
     return json.loads(path.read_text()) if path.exists() else {}
 
 
-def export_package(checkpoint: Path, target: Path) -> None:
-    """A folder with config.json is a Universal Transformer; a file is an adaptive-span model in the authors' layout."""
+def export_package(checkpoint: Path, target: Path, vocabulary: Path | None = None) -> None:
+    """A folder with config.json is a Universal Transformer; a file is an adaptive-span model in the authors' layout, whose ids are all
+    bytes or those of a vocabulary file."""
     torch.set_num_threads(1)  # the order of summation, and so the golden file, depends on the number of threads
     if checkpoint.is_file():
-        export_span(checkpoint, target)
+        export_span(checkpoint, target, vocabulary)
         return
     before = read_manifest(target)
     config, weights = load(checkpoint)
@@ -216,10 +217,31 @@ GOLDEN_TEXTS = (
 )
 
 
-def export_span(checkpoint: Path, target: Path, golden_texts: Sequence[str] = GOLDEN_TEXTS) -> None:
+def read_vocabulary(path: Path | None, vocab: int) -> list[int]:
+    """The bytes that the ids stand for. A file has the number of one a line, in order of ids, as the authors' preparation writes the tokens
+    of enwik8. Raises ValueError when it does not fit the checkpoint."""
+    if path is None:
+        if vocab != 256:
+            raise ValueError(f"the checkpoint has {vocab} ids, not all 256 bytes: name the file of its bytes with --vocabulary")
+        return list(range(256))
+    lines = path.read_text().split()
+    numbers = [int(line) if line.isdecimal() else -1 for line in lines]
+    if any(not 0 <= n <= 255 for n in numbers) or len(set(numbers)) != len(numbers):
+        raise ValueError(f"{path.name} is no list of different bytes, a number from 0 to 255 a line")
+    if len(numbers) != vocab:
+        raise ValueError(f"{path.name} has {len(numbers)} bytes where the checkpoint has {vocab} ids")
+    return numbers
+
+
+def export_span(
+    checkpoint: Path, target: Path, vocabulary: Path | None = None, golden_texts: Sequence[str] = GOLDEN_TEXTS
+) -> None:
     """Bytes as vocabulary. `<checkpoint without suffixes>.json` beside the file holds provenance and quality."""
     before = read_manifest(target)
     shape, weights = adaptive_span.load_checkpoint(checkpoint)
+    numbers = read_vocabulary(vocabulary, shape.vocab)
+    id_of = {byte: i for i, byte in enumerate(numbers)}
+    start = id_of.get(START_BYTE, 0)
     described = checkpoint.with_name(checkpoint.name.split(".")[0] + ".json")
     if not described.is_file():
         raise ValueError(f"no {described.name} beside {checkpoint.name}: docs/your-model.md says what belongs into it")
@@ -229,10 +251,14 @@ def export_span(checkpoint: Path, target: Path, golden_texts: Sequence[str] = GO
     model = adaptive_span.SpanModel(shape, span_onnx.reference_weights(shape, weights, constants))
     golden = []
     for text in golden_texts:
-        ids = list(text.encode())
-        logprobs = model.logprobs(torch.tensor([START_BYTE, *ids[:-1]]))[torch.arange(len(ids)), torch.tensor(ids)]
-        golden.append({"text": text, "ids": ids, "logprobs": [round(x, 4) for x in logprobs.tolist()]})
+        if not set(text.encode()) <= id_of.keys():
+            continue
+        ids = [id_of[byte] for byte in text.encode()]
+        logprobs = model.logprobs(torch.tensor([start, *ids[:-1]]))[torch.arange(len(ids)), torch.tensor(ids)]
+        golden.append({"text": text, "ids": ids, "bytes": len(ids), "logprobs": [round(x, 4) for x in logprobs.tolist()]})
     write_json(target / "golden.json", golden)
+    if shape.vocab != 256:
+        write_json(target / "vocabulary.json", numbers)
     facts = {
         "family": "adaptive-span",
         "task": "score",
@@ -247,7 +273,7 @@ def export_span(checkpoint: Path, target: Path, golden_texts: Sequence[str] = GO
             "keys": adaptive_span.spans(shape, weights),
             "groups": span_onnx.plan(shape, weights),
         },
-        "tokens": {"bos": START_BYTE},
+        "tokens": {"bos": start},
         "tokenizer": "bytes",
         "parameters": sum(weights[name].numel() for name in adaptive_span.expected(shape)),
         "precisions": precisions,
@@ -261,8 +287,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint", type=Path, help="a folder with config.json, or a file of the adaptive-span layout")
     parser.add_argument("target", type=Path, help="folder to write, for example models/ut-lm-en")
+    parser.add_argument("--vocabulary", type=Path, help="adaptive span: a byte's number a line in order of ids; without it, all 256 bytes")
     args = parser.parse_args()
-    export_package(args.checkpoint, args.target)
+    export_package(args.checkpoint, args.target, args.vocabulary)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 
@@ -188,3 +189,37 @@ def test_a_head_is_never_cut_shorter_than_its_span():
     for keys, groups in zip(span.spans(SMALL, w), onnx_span.plan(SMALL, w), strict=True):
         assert sorted(h for g in groups for h in g["heads"]) == list(range(SMALL.heads))
         assert all(keys[h] <= g["span"] for g in groups for h in g["heads"])
+
+
+def test_a_vocabulary_file_says_which_bytes_the_ids_stand_for(tmp_path):
+    bytes_of_ids = [10, 32, *range(97, 123), 195, 159, *range(48, 58)]  # 40, in no order of their own
+    checkpoint = tmp_path / "tiny.safetensors"
+    save_file(random_weights(SMALL), checkpoint)
+    (tmp_path / "tiny.json").write_text('{"language": "en", "provenance": {"data": "none"}, "quality": {}}')
+    vocabulary = tmp_path / "bytes.txt"
+    vocabulary.write_text("".join(f"{b}\n" for b in bytes_of_ids))
+    export.export_span(checkpoint, tmp_path / "tiny", vocabulary, golden_texts=("stra\u00dfe 42", "Not in it"))
+    written = json.loads((tmp_path / "tiny" / "vocabulary.json").read_text())
+    [golden] = json.loads((tmp_path / "tiny" / "golden.json").read_text())
+    assert written == bytes_of_ids
+    assert [bytes_of_ids[i] for i in golden["ids"]] == list("stra\u00dfe 42".encode())
+    assert json.loads((tmp_path / "tiny" / "manifest.json").read_text())["tokens"] == {"bos": 0}
+
+
+@pytest.mark.parametrize(
+    "lines, says",
+    [
+        (None, "has 40 ids, not all 256 bytes: name the file"),
+        ("1\n2\n", "has 2 bytes where the checkpoint has 40 ids"),
+        ("1\n1\n", "no list of different bytes"),
+        ("256\n", "no list of different bytes"),
+        ("a\n", "no list of different bytes"),
+    ],
+)
+def test_a_vocabulary_that_does_not_fit_is_refused(tmp_path, lines, says):
+    path = None
+    if lines is not None:
+        path = tmp_path / "bytes.txt"
+        path.write_text(lines)
+    with pytest.raises(ValueError, match=says):
+        export.read_vocabulary(path, 40)

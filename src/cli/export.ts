@@ -7,7 +7,7 @@ import { promisify } from 'node:util';
 import { packageFacts } from '../models/registry.js';
 import { CommandError, type CommandIo, EXIT, parseFlags, runCommand, Stopped, UsageError, write } from './command.js';
 
-const FLAGS = { python: 'value', help: 'switch' } as const;
+const FLAGS = { python: 'value', vocabulary: 'value', help: 'switch' } as const;
 
 /** Compiled, this file lies in dist/src/cli. */
 const FOLDER = fileURLToPath(new URL('../../../export/', import.meta.url));
@@ -15,14 +15,15 @@ const FOLDER = fileURLToPath(new URL('../../../export/', import.meta.url));
 /** What export.py imports, of the packages that export/requirements.txt pins. */
 const NEEDED = 'import torch, onnx, safetensors, numpy';
 
-export const USAGE = `Usage: ponder-serve export CHECKPOINT PACKAGE [--python PYTHON]
+export const USAGE = `Usage: ponder-serve export CHECKPOINT PACKAGE [options]
 
 Makes a model package of a PyTorch checkpoint: a folder with config.json, model.safetensors, tokenizer.json and golden.json
 (Universal Transformer), or a .pt or .safetensors file of an adaptive-span model. docs/your-model.md tells what they hold.
 PACKAGE is the folder to write; its last part is the model's name. It is replaced when it is a package already.
 
-  --python PYTHON  interpreter with the packages of export/requirements.txt; default: the variable PONDER_PYTHON, .venv of
-                   this checkout, or python3
+  --vocabulary FILE  adaptive span: the bytes that the ids stand for, a number a line; default: all 256, in order
+  --python PYTHON    interpreter with the packages of export/requirements.txt; default: the variable PONDER_PYTHON, .venv of
+                     this checkout, or python3
 `;
 
 export function run(
@@ -49,7 +50,8 @@ export function run(
     assertReplaceable(target);
 
     const python = await findPython(values.python, env);
-    await runExporter(python, resolve(checkpoint), resolve(target), io, stop);
+    const vocabulary = values.vocabulary === undefined ? [] : ['--vocabulary', resolve(values.vocabulary)];
+    await runExporter(python, [resolve(checkpoint), resolve(target), ...vocabulary], io, stop);
     const { manifest, files } = await packageFacts(resolve(target, '..'), basename(resolve(target)));
     const bytes = files.reduce((sum, file) => sum + file.bytes, 0);
     await write(
@@ -111,14 +113,8 @@ function whyNot(python: string, error: NodeJS.ErrnoException & { stderr?: string
 }
 
 /** @throws CommandError with the exporter's last line, which names what is wrong with the checkpoint */
-async function runExporter(
-  python: string,
-  checkpoint: string,
-  target: string,
-  io: CommandIo,
-  stop: AbortSignal,
-): Promise<void> {
-  const child = spawn(python, [join(FOLDER, 'export.py'), checkpoint, target], {
+async function runExporter(python: string, args: readonly string[], io: CommandIo, stop: AbortSignal): Promise<void> {
+  const child = spawn(python, [join(FOLDER, 'export.py'), ...args], {
     stdio: ['ignore', 'pipe', 'pipe'],
     signal: stop,
   });

@@ -54,7 +54,11 @@ export async function tokenizeInputs(
 /** @throws ServerError INVALID_REQUEST, or CLIENT_CLOSED when `signal` has aborted */
 export async function encodeInput(input: ScoreInput, tokenizer: Tokenizer, signal: AbortSignal): Promise<Encoded> {
   if (signal.aborted) throw new ServerError('CLIENT_CLOSED', 'the client closed the connection');
-  const encoded = 'text' in input ? await tokenizer.encode(input.text) : await decodeWithOffsets(tokenizer, input.ids);
+  const encoded = await ('text' in input
+    ? tokenizer.encode(input.text).catch((error: unknown) => {
+        throw error instanceof ServerError ? new ServerError(error.code, error.message, input.param) : error;
+      })
+    : decodeWithOffsets(tokenizer, input.ids));
   if (encoded.ids.length > 0) return encoded;
   throw new ServerError('INVALID_REQUEST', `${input.param} holds no tokens: send a longer text`, input.param);
 }

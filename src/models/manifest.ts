@@ -102,7 +102,7 @@ const AdaptiveSpanManifest = Strict({
     groups: Type.Array(Type.Array(Strict({ heads: Type.Array(Type.Integer({ minimum: 0 })), span: Count }))),
   }),
   tokens: Strict({ bos: TokenId }),
-  /** Ids are the bytes of UTF-8. */
+  /** Ids are the bytes of UTF-8; vocabulary.json has which, where they are not all 256. */
   tokenizer: Type.Literal('bytes'),
 });
 export type AdaptiveSpanManifest = Static<typeof AdaptiveSpanManifest>;
@@ -252,5 +252,6 @@ function nestsDeeper(value: unknown, levels: number): boolean {
 function requiredFiles(manifest: Manifest): Set<string> {
   const graphs = PRECISIONS.flatMap((precision) => Object.values(manifest.precisions[precision] ?? {}));
   const files = graphs.map((graph) => graph.file);
-  return new Set(manifest.family === 'adaptive-span' ? files : [...files, 'tokenizer.json']);
+  if (manifest.family !== 'adaptive-span') return new Set([...files, 'tokenizer.json']);
+  return new Set(manifest.dimensions.vocab === 256 ? files : [...files, 'vocabulary.json']);
 }

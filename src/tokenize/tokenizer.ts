@@ -15,7 +15,7 @@ import { existsSync } from 'node:fs';
 import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { BytePairs } from './byte-pairs.js';
-import { ByteTokenizer } from './byte-tokenizer.js';
+import { ByteTokenizer, parseByteVocabulary } from './byte-tokenizer.js';
 import { utf8Length, utf16Length } from './code-points.js';
 import { type Normalized, nfcSteps } from './normalize.js';
 import { PieceScanner } from './piece-scanner.js';
@@ -50,11 +50,17 @@ const slicer = new TimeSlicer(SLICE_MS);
  * the `vocabularySize` ids that the model has rows for (when given).
  */
 export async function loadTokenizer(folder: string, vocabularySize?: number): Promise<Tokenizer> {
-  const path = join(folder, 'tokenizer.json');
-  // A package whose vocabulary is bytes needs no tables and has none; its manifest has said so.
-  if (vocabularySize === 256 && !existsSync(path)) return new ByteTokenizer();
+  const tables = join(folder, 'tokenizer.json');
+  // A package whose vocabulary is all bytes needs no file and has none; its manifest has said so.
+  const some = join(folder, 'vocabulary.json');
+  const isBytes = existsSync(some);
+  if (vocabularySize === 256 && !isBytes && !existsSync(tables)) return new ByteTokenizer();
+  const path = isBytes ? some : tables;
   try {
-    const tokenizer = new ByteLevelTokenizer(parseTokenizerFile(await readFile(path, 'utf8')), slicer);
+    const json = await readFile(path, 'utf8');
+    const tokenizer = isBytes
+      ? new ByteTokenizer(parseByteVocabulary(json))
+      : new ByteLevelTokenizer(parseTokenizerFile(json), slicer);
     if (vocabularySize !== undefined && tokenizer.vocabularySize !== vocabularySize) {
       throw new Error(`has ${tokenizer.vocabularySize} ids where the model has ${vocabularySize}`);
     }

@@ -3,6 +3,7 @@ import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { Value } from 'typebox/value';
 import { SpanScoreReply } from '../../src/http/span-schemas.js';
+import { ByteTokenizer } from '../../src/tokenize/byte-tokenizer.js';
 import { describeSpanModel } from '../fake-span.js';
 import { describeModel, FakeEngine, type FakeServer, fakeServer } from '../fakes.js';
 
@@ -82,6 +83,21 @@ test('span_max caps what a head looks at; span_cost says what that cost', async 
     [8, null],
   );
   assert.equal(capped.usage.keys, 32 * 39 + 32 * 92, 'both scorings count');
+});
+
+test('a text with a byte outside the vocabulary is refused, naming the text', async (t) => {
+  const tokenizers = new Map([[MODEL, new ByteTokenizer(Uint8Array.from([97, 98]))]]);
+  const engine = new FakeEngine([describeSpanModel({ vocabularySize: 2 })]);
+  const server = await fakeServer([], { engine, tokenizers });
+  t.after(() => server.app.close());
+  await score(server, { input: 'abba' });
+  await refused(
+    server,
+    { input: ['ab', 'abc'] },
+    422,
+    'input[1]',
+    /outside the model's vocabulary \(0x63 at offset 2\)/,
+  );
 });
 
 test('without a name the model with spans is meant only where no other scores', async (t) => {

@@ -26,7 +26,8 @@ function goldenTexts(name: string): Golden[] {
 
 for (const name of readdirSync(MODELS)) {
   test(`the golden texts of ${name} have the ids that Python gave them`, async () => {
-    const tokenizer = await loadTokenizer(MODELS + name);
+    const { dimensions } = JSON.parse(readFileSync(`${MODELS}${name}/manifest.json`, 'utf8'));
+    const tokenizer = await loadTokenizer(MODELS + name, dimensions.vocab);
     const golden = goldenTexts(name);
     assert.ok(golden.length > 0);
     for (const { text, ids, bytes } of golden) {
