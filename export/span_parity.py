@@ -84,8 +84,9 @@ class Memory:
         return {"quarters_mib": [round(max(self.samples[i * quarter : (i + 1) * quarter], default=0.0), 1) for i in range(4)]}
 
 
-def events(server: Server, text: str) -> Iterator[dict[str, Any]]:
-    body = json.dumps({"model": server.model, "input": text, "stream": True, "return_tokens": False}, ensure_ascii=False).encode()
+def events(server: Server, given: str | list[int], **fields: Any) -> Iterator[dict[str, Any]]:
+    """The events of a stream, which says something every block, however long the text is."""
+    body = json.dumps({"model": server.model, "input": given, "stream": True, **fields}, ensure_ascii=False).encode()
     request = urllib.request.Request(f"{server.url}/v1/score", body, {"content-type": "application/json"})
     with urllib.request.urlopen(request, timeout=3600) as reply:
         for line in reply:
@@ -100,7 +101,7 @@ def check_blocks(options: tuple[str, ...], model: str, ids: list[int]) -> dict:
     def stream(block: int) -> tuple[str, dict]:
         with Server("int8", model, *options, "--span-block-tokens", str(block)) as server, Memory(server.process.pid) as memory:
             last: dict = {}
-            for event in events(server, text):
+            for event in events(server, text, return_tokens=False):
                 last = event
         if last.get("type") != "result":
             raise RuntimeError(f"the stream ended with {last}")
@@ -126,6 +127,21 @@ def check_batch(server: Server, ids: list[int]) -> dict:
     return {"texts": len(orders), "tokens": at, "differ": sum(a != b for a, b in zip(alone, together, strict=True))}
 
 
+def write_manifest(package: Path, report: dict) -> None:
+    """Sets `quality.measured`. The manifest is not hashed, and an export keeps it only with the same weights."""
+    path = package / "manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["quality"]["measured"] = {
+        "set": f"eval/text/{report['set']}, its first {report['bytes']} bytes, one stream",
+        "bits_per_byte": {
+            "pytorch": report["pytorch_bits_per_byte"],
+            "float32": report["float32"]["bits_per_byte"],
+            "int8": report["int8"]["bits_per_byte"],
+        },
+    }
+    write_json(path, manifest)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", type=Path, default=ROOT / "models", help="folder of the package")
@@ -135,6 +151,7 @@ def main() -> int:
     parser.add_argument("--bytes", type=int, default=100_000, help="of the text for pytorch and int8")
     parser.add_argument("--stream-bytes", type=int, default=1_000_000, help="of the text for blocks")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--write", action="store_true", help="store the figures of `pytorch` and `int8` in the manifest")
     parser.add_argument("--report", type=Path, help="JSON to write (default: export/reports/span-parity-MODEL.json)")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
@@ -148,8 +165,7 @@ def main() -> int:
         report["pytorch_bits_per_byte"] = round(bits(want.double().sum().item(), ids), 6)
     if "pytorch" in args.checks:
         with Server("float32", args.model, *options) as server:
-            tokens = server.score(ids)["results"][0]["tokens"]
-        got = torch.tensor([token["logprob"] for token in tokens])
+            got = torch.tensor([token["logprob"] for event in events(server, ids) for token in event.get("tokens", ())])
         off = (got - want).abs()
         report["float32"] = {
             "bits_per_byte": round(bits(got.double().sum().item(), ids), 6),
@@ -160,7 +176,7 @@ def main() -> int:
             failed.append("float32 against PyTorch")
     if "int8" in args.checks:
         with Server("int8", args.model, *options) as server:
-            int8 = bits(server.score(ids, return_tokens=False)["results"][0]["logprob"], ids)
+            int8 = bits(sum(event.get("logprob", 0.0) for event in events(server, ids, return_tokens=False)), ids)
         worse = int8 / report["pytorch_bits_per_byte"] - 1
         report["int8"] = {"bits_per_byte": round(int8, 6), "worse": round(worse, 6)}
         if worse > LIMITS["int8_worse"]:
@@ -176,6 +192,8 @@ def main() -> int:
         report["blocks"] = check_blocks(options, args.model, stream)
         if len({round(entry["bits_per_byte"], LIMITS["bits_decimals"]) for entry in report["blocks"].values()}) > 1:
             failed.append("blocks of different length")
+    if args.write and {"float32", "int8"} <= report.keys():
+        write_manifest(args.models / args.model, report)
     write_json(args.report or ROOT / "export" / "reports" / f"span-parity-{args.model}.json", report)
     print(json.dumps(report, indent=1))
     for check in failed:
