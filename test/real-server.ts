@@ -32,6 +32,7 @@ export async function realServer(argv: readonly string[]): Promise<RealServer> {
     requestsInWork: () => admission.requestsInWork,
     engineRestarts: () => engine.info().restarts,
     engineReady: () => engine.info().state === 'ready',
+    backlogSeconds: () => 0,
   };
   const metrics = createMetrics(sources, { latencyBucketsMs: config.latencyBucketsMs, processMetrics: false });
   const tokenizers = new Map(

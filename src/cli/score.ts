@@ -193,7 +193,7 @@ async function scoreWithSpans(
   if (values.heatmap !== undefined) {
     throw new UsageError('--heatmap shows depths, and this model has one depth for all tokens: leave it out');
   }
-  const settings = orUsageError(() => spanSettings({ input: '', ...body }, model, config, {}));
+  const settings = orUsageError(() => spanSettings({ input: '', ...body }, model, config, { headers: {}, key: null }));
   const [byLine, json] = [values.lines !== undefined, values.json !== undefined];
   const held = byLine || json ? splitTexts(await readText(file, io.stdin), file, byLine) : null;
   const tokenizer = await orCommandError(world.loadTokenizer(model.folder, model.vocabularySize));

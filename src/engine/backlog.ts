@@ -66,10 +66,11 @@ export class Backlog {
   /** Engine time until an order that enters now would begin, and until it would be done. */
   predict(order: Order): { readonly waitMs: number; readonly doneMs: number } {
     const lines = new Map<string, number>();
-    const own = classOf(order);
+    // Texts of a model with spans go block by block in turns: each is a line of its own, and a new one begins at once.
+    const own = order.kind === 'span' ? 'span' : classOf(order);
     const due = order.deadlineAtMs ?? Number.POSITIVE_INFINITY;
-    for (const entry of this.entries.values()) {
-      const line = classOf(entry);
+    for (const [id, entry] of this.entries) {
+      const line = entry.kind === 'span' ? `span ${id}` : classOf(entry);
       // Of its own line only what is due before it; an order without a deadline goes last.
       if (line === own && (entry.deadlineAtMs ?? Number.POSITIVE_INFINITY) > due) continue;
       lines.set(line, (lines.get(line) ?? 0) + this.leftMs(entry));

@@ -323,6 +323,7 @@ export class EngineClient implements Engine {
         const cost = costOf(message);
         rows += cost.rows;
         if (cost.endsLane) this.backlog.progress(id, --lanesLeft / lanes);
+        else if (message.type === 'block') this.backlog.progress(id, Math.max(0, 1 - rows / order.tokens));
         part(message);
       };
       this.jobs.set(id, { part: hear, done, fail });

@@ -15,7 +15,8 @@ export function workOf(job: NewJob, tokens: number): Work {
     case 'translate':
       return { kind, model, tokens, budget: job.decoderBudget };
     case 'span':
-      return { kind, model, tokens, budget: null };
+      // What it is charged for leaves out its tokens; what it costs does not.
+      return { kind, model, tokens: job.texts.reduce((sum, { length }) => sum + length, 0), budget: null };
     default:
       return job satisfies never;
   }

@@ -62,7 +62,8 @@ export async function runSpanScore(deps: AppDeps, exit: RequestExit, order: Span
   const run = (cap: number | null, top: number, heard?: SpanListener): Promise<SpanOutcome> => {
     // Copies: what is sent leaves this thread, and each request has its own.
     const texts = encoded.map(({ ids }) => ids.slice());
-    const request = { model: model.id, texts, spanCap: cap, topLogprobs: top, session, deadlineAtMs };
+    const { tenant } = exit;
+    const request = { model: model.id, texts, spanCap: cap, topLogprobs: top, session, deadlineAtMs, tenant };
     return deps.engine.scoreStream(request, signal, heard);
   };
   const uncapped = settings.spanCost ? encoded.map(() => new SpanSums()) : null;

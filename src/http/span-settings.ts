@@ -1,5 +1,4 @@
 /** What a request to a model with attention spans asks for beside its text. */
-import type { IncomingHttpHeaders } from 'node:http';
 import type { Config } from '../config.js';
 import type { SpanJob } from '../engine/protocol.js';
 import { ServerError } from '../errors.js';
@@ -7,7 +6,7 @@ import type { ModelDescription } from '../models/description.js';
 import { readDeadline } from './budget.js';
 import { assertFieldsFit } from './field-fit.js';
 import type { ScoreBody } from './schemas.js';
-import { sessionKey } from './session-key.js';
+import { type Caller, sessionKey } from './session-key.js';
 
 export interface SpanSettings {
   /** In keys; null: the model's own spans. */
@@ -29,7 +28,7 @@ export function spanSettings(
   body: ScoreBody,
   model: ModelDescription,
   config: Pick<Config, 'deadlineMsDefault' | 'deadlineMsMax'>,
-  headers: IncomingHttpHeaders,
+  caller: Caller,
 ): SpanSettings {
   assertFieldsFit(body, model);
   const spanMax = model.span?.spanMax ?? 0;
@@ -46,13 +45,13 @@ export function spanSettings(
     spanCost: body.span_cost ?? false,
     topLogprobs: body.top_logprobs ?? 0,
     returnTokens: body.return_tokens ?? true,
-    session: readSession(body, headers),
+    session: readSession(body, caller),
     deadlineMs: readDeadline(body.deadline_ms, config),
   };
 }
 
 /** @throws ServerError INVALID_REQUEST */
-function readSession(body: ScoreBody, headers: IncomingHttpHeaders): SpanJob['session'] {
+function readSession(body: ScoreBody, caller: Caller): SpanJob['session'] {
   const { session, session_begin: begins = false, session_end: ends = false } = body;
   if (session === undefined) {
     const stray = begins ? 'session_begin' : 'session_end';
@@ -67,5 +66,5 @@ function readSession(body: ScoreBody, headers: IncomingHttpHeaders): SpanJob['se
     const message = 'span_cost scores a text twice, which a session cannot: leave it out, or score without session';
     throw new ServerError('INVALID_REQUEST', message, 'span_cost');
   }
-  return { key: sessionKey(session, headers), continues: !begins, ends };
+  return { key: sessionKey(session, caller), continues: !begins, ends };
 }

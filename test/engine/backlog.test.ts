@@ -157,3 +157,14 @@ test('a clock that jumps back spoils nothing', () => {
   backlog.enter(2, order(1000, { deadlineAtMs: 1 }), 0);
   assert.ok((backlog.refusal(order(1000, { deadlineAtMs: 2 }), 0)?.predictedMs ?? 0) > 0);
 });
+
+test('a short text of a model with spans begins at once behind a long one, and is done after sharing with it', () => {
+  const backlog = learnt();
+  const spans = (tokens: number) => order(tokens, { kind: 'span', budget: null });
+  backlog.costs.learn(spans(100), 100);
+  backlog.enter(1, spans(1_000_000), 0);
+  const { waitMs, doneMs } = backlog.predict(spans(100));
+  assert.equal(waitMs, 0);
+  close(doneMs, 2 * backlog.costs.ms('m', backlog.costs.rows(spans(100))));
+  assert.equal(backlog.refusal(spans(100), 0), null);
+});

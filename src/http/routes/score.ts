@@ -55,8 +55,8 @@ async function scoreSpans(
   deps: AppDeps,
   model: SpanOrder['model'],
 ): Promise<FastifyReply> {
-  const { body, exit, headers } = request;
-  const settings = spanSettings(body, model, deps.config, headers);
+  const { body, exit } = request;
+  const settings = spanSettings(body, model, deps.config, request);
   const inputs = readInputs(body.input, inputLimits(model, deps.config));
   exit.hold(deps.admission.takeRequest());
 

@@ -18,9 +18,10 @@ export function sessionRoutes(app: App, { engine, admission }: AppDeps, models: 
       },
       onRequest: async () => admission.assertReady(),
     },
-    async ({ params, query, headers }) => {
+    async (request) => {
+      const { params, query } = request;
       const model = spanModel(models, query.model);
-      await engine.endSession(model.id, sessionKey(params.key, headers));
+      await engine.endSession(model.id, sessionKey(params.key, request));
       return { model: model.id, key: params.key, ended: true as const };
     },
   );
