@@ -125,6 +125,9 @@ export const OPTIONS = {
   deviceStepsMax: integer(4, 1, 16, {
     help: 'Steps launched at once on a GPU while no sequence is likely to end within them.',
   }),
+  workers: integer(1, 1, 64, {
+    help: 'Processes that share the port, each with an engine of its own; sessions and the limits of keys are those of one process.',
+  }),
   threads: integer(Math.max(1, availableParallelism()), 1, 1024, {
     defaultShown: 'cores available',
     help: 'Threads one step of a model may use.',

@@ -1,6 +1,8 @@
 /** `ponder-serve serve`: loads the packages, starts the engine, listens, and leaves in order when asked to stop. */
+import cluster from 'node:cluster';
 import type { Writable } from 'node:stream';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { fileURLToPath } from 'node:url';
 import { monotonicMs } from '../clock.js';
 import { assertServable, type Config, optionHelp, parseConfig } from '../config.js';
 import { startEngine } from '../engine/client.js';
@@ -16,6 +18,8 @@ import type { ModelDescription, RefusedModel } from '../models/description.js';
 import { loadModels } from '../models/registry.js';
 import { loadTokenizer } from '../tokenize/tokenizer.js';
 import type { Tokenizer } from '../tokenize/types.js';
+import { runCluster, threadsOf } from './cluster.js';
+import { type Channel, ClusterWorker } from './cluster-worker.js';
 import { CommandError, type CommandIo, EXIT, runCommand, write } from './command.js';
 import { isLoopback, readSecrets, reloadSecrets } from './serve-secrets.js';
 
@@ -60,12 +64,17 @@ export function run(
       return EXIT.ok;
     }
     const config = parseConfig(argv, world.env);
+    if (config.workers > 1) {
+      const told = argv.some((flag) => flag.startsWith('--threads')) || Boolean(world.env.PONDER_THREADS);
+      const entry = fileURLToPath(new URL('../main.js', import.meta.url));
+      return runCluster(entry, argv, config, threadsOf(config, told), io, stop, world.onHangup);
+    }
     const server = await start(config, world);
     const reload = (): void => void reloadSecrets(server.app, server.keys, () => readSecrets(config, world.env));
     const stopReloading = world.onHangup(reload);
     try {
       await listen(server, config);
-      await aborted(stop);
+      await aborted(AbortSignal.any([stop, server.stopped]));
     } finally {
       stopReloading();
       await drain(server, config.drainMsMax);
@@ -74,11 +83,21 @@ export function run(
   });
 }
 
+/** To the first process of several. */
+function channel(): Channel {
+  return {
+    send: (message) => void process.send?.(message),
+    on: (event, listener) => void process.on(event, listener),
+  };
+}
+
 interface Server {
   readonly app: App;
   readonly engine: Engine;
   readonly admission: Admission;
   readonly keys: KeyRing;
+  /** Aborts when the first process of several says so. */
+  readonly stopped: AbortSignal;
 }
 
 async function start(config: Config, world: ServeDependencies): Promise<Server> {
@@ -105,6 +124,8 @@ async function start(config: Config, world: ServeDependencies): Promise<Server> 
     },
     { latencyBucketsMs: config.latencyBucketsMs, processMetrics: true },
   );
+  const stopped = new AbortController();
+  const shared = cluster.isWorker ? new ClusterWorker(channel(), metrics, () => stopped.abort()) : null;
   const app = await buildApp({
     config,
     engine,
@@ -116,11 +137,12 @@ async function start(config: Config, world: ServeDependencies): Promise<Server> 
     refused: allRefused,
     metrics,
     observer: new Observer(metrics),
+    scrape: shared === null ? undefined : () => shared.scrape(),
     logger: { level: config.logLevel, ...(world.log === undefined ? {} : { stream: world.log }) },
   });
   app.log.info(`device: ${engine.info().deviceReason}`);
   for (const { id, reason } of allRefused()) app.log.warn({ model: id, reason }, 'package refused');
-  return { app, engine, admission, keys };
+  return { app, engine, admission, keys, stopped: stopped.signal };
 }
 
 interface Loaded {

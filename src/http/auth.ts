@@ -43,6 +43,7 @@ function isOpen(route: string): boolean {
 function admit(request: FastifyRequest, reply: FastifyReply, keys: KeyRing, presented: string): void {
   try {
     request.key = keys.authenticate(presented);
+    request.exit.tenant = request.key.name;
   } catch (error) {
     reply.header('www-authenticate', 'Bearer');
     throw error;

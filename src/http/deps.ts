@@ -34,6 +34,8 @@ export interface AppDeps {
   readonly detector: LanguageDetector;
   readonly metrics: Metrics;
   readonly observer: Observer;
+  /** The text of /metrics where it is not this process's alone. */
+  readonly scrape?: (() => Promise<string>) | undefined;
   readonly logger: NonNullable<FastifyServerOptions['logger']>;
 }
 

@@ -36,6 +36,9 @@ const ROW_BOUNDS = [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096];
  */
 const EVENT_LOOP_SAMPLE_MS = 2;
 
+/** How the gauges of several processes become one. */
+type Aggregator = 'sum' | 'average' | 'min';
+
 export type Metrics = ReturnType<typeof createMetrics>;
 
 export function createMetrics(sources: MetricSources, options: MetricOptions) {
@@ -43,13 +46,18 @@ export function createMetrics(sources: MetricSources, options: MetricOptions) {
   const registers = [registry];
   const counter = <L extends string>(name: string, help: string, labelNames: readonly L[]): Counter<L> =>
     new Counter({ name, help, labelNames, registers });
-  const gauge = <L extends string>(name: string, help: string, labelNames: readonly L[]): Gauge<L> =>
-    new Gauge({ name, help, labelNames, registers });
-  const pulled = (name: string, help: string, read: () => number): Gauge =>
+  const gauge = <L extends string>(
+    name: string,
+    help: string,
+    labelNames: readonly L[],
+    aggregator: Aggregator = 'sum',
+  ): Gauge<L> => new Gauge({ name, help, labelNames, registers, aggregator });
+  const pulled = (name: string, help: string, read: () => number, aggregator: Aggregator = 'sum'): Gauge =>
     new Gauge({
       name,
       help,
       registers,
+      aggregator,
       collect() {
         this.set(read());
       },
@@ -86,6 +94,7 @@ export function createMetrics(sources: MetricSources, options: MetricOptions) {
       'ponder_backlog_seconds',
       'Predicted engine time of all requests that are in: how long a new one would wait. Scale on this.',
       sources.backlogSeconds,
+      'average',
     ),
     tokens: counter('ponder_tokens_total', 'Tokens scored in replies.', ['model']),
 
@@ -139,6 +148,7 @@ export function createMetrics(sources: MetricSources, options: MetricOptions) {
       'ponder_realised_bound_share',
       'Realised share of the depth bound since start: (fixed cost / adaptive cost) / (maximum / mean depth), by rows.',
       STACK,
+      'average',
     ),
 
     // Engine
@@ -191,8 +201,11 @@ export function createMetrics(sources: MetricSources, options: MetricOptions) {
     slotsTotal: gauge('ponder_slots_total', 'Positions whose state can be held.', []),
     cacheRowsUsed: gauge('ponder_cache_rows_used', "Rows of the decoders' key and value caches in use.", []),
     cacheRowsTotal: gauge('ponder_cache_rows_total', "Rows of the decoders' key and value caches.", []),
-    engineReady: pulled('ponder_engine_ready', '1 when the engine takes requests.', () =>
-      sources.engineReady() ? 1 : 0,
+    engineReady: pulled(
+      'ponder_engine_ready',
+      '1 when the engine takes requests.',
+      () => (sources.engineReady() ? 1 : 0),
+      'min',
     ),
     engineRestarts: new Counter({
       name: 'ponder_engine_restarts_total',

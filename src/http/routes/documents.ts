@@ -1,11 +1,11 @@
 import type { App, AppDeps } from '../deps.js';
 
 /** `GET /metrics` for Prometheus, and `GET /openapi.json`, which the plugins make from the schemas of all routes. */
-export function documentRoutes(app: App, { metrics: { registry } }: AppDeps): void {
+export function documentRoutes(app: App, { metrics: { registry }, scrape }: AppDeps): void {
   app.get(
     '/metrics',
     { schema: { summary: 'Metrics in Prometheus text format', tags: ['server'] } },
-    async (_, reply) => reply.type(registry.contentType).send(await registry.metrics()),
+    async (_, reply) => reply.type(registry.contentType).send(await (scrape?.() ?? registry.metrics())),
   );
   app.get('/openapi.json', { schema: { summary: 'This interface as OpenAPI 3.1', tags: ['server'] } }, async () =>
     app.swagger(),
