@@ -14,6 +14,8 @@ export type ScoringGraphs = Readonly<Record<(typeof GRAPHS)[number], DeviceGraph
 /** The logits of so many rows, 32 KiB each at 8192 words, stay in the second-level cache of a GPU. */
 const FINISH_CHUNK_ROWS = 1024;
 const FINISH_BUCKETS = [64, 256, 512, 1024];
+const NO_IDS = new Int32Array(0);
+const NO_LOGPROBS = new Float32Array(0);
 /** Best candidates that a request may ask for: schemas.ts. */
 const TOP_MAX = 20;
 
@@ -200,8 +202,8 @@ export class ResidentScoring implements LaunchingFamily {
         logprobs: logprobs.subarray(row, row + count),
         depths: depths.subarray(row, row + count),
         remainders: remainders.subarray(row, row + count),
-        topIds: topIds.subarray(top, top + count * wanted),
-        topLogprobs: topLogprobs.subarray(top, top + count * wanted),
+        topIds: wanted === 0 ? NO_IDS : topIds.subarray(top, top + count * wanted),
+        topLogprobs: wanted === 0 ? NO_LOGPROBS : topLogprobs.subarray(top, top + count * wanted),
         positionSteps,
       };
       row += count;

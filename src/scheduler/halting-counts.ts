@@ -9,8 +9,20 @@ export class HaltingCounts {
     this.atStep = new Array(maxSteps + 1).fill(0);
   }
 
+  /** The same for many at once. */
   addAll(steps: Uint8Array, remainders: Float32Array): void {
-    for (let i = 0; i < steps.length; i++) this.add(steps[i] as number, remainders[i] as number);
+    const { atStep, remainderTenths } = this;
+    let sum = 0;
+    for (let i = 0; i < steps.length; i++) {
+      const step = steps[i] as number;
+      const remainder = remainders[i] as number;
+      // Remainders are not negative: cutting off is rounding down.
+      const tenth = remainder >= 0.9 ? 9 : (remainder * 10) | 0;
+      atStep[step] = (atStep[step] as number) + 1;
+      remainderTenths[tenth] = (remainderTenths[tenth] as number) + 1;
+      sum += remainder;
+    }
+    this.remainderSum += sum;
   }
 
   add(step: number, remainder: number): void {
