@@ -105,6 +105,12 @@ export const OPTIONS = {
     defaultShown: 'all',
     help: 'Packages to load.',
   }),
+  modelControl: choice(['explicit', 'none', 'watch'], 'explicit', {
+    help: 'Whether models come and go while the server runs: by POST /v2/repository/models/M/load and unload, not at all, or also by themselves as their folders do.',
+  }),
+  modelPollMs: integer(2000, 100, DAY_MS, {
+    help: 'Interval at which --model-control watch looks into the models folder.',
+  }),
   precision: choice(['int8', 'float32'], 'int8', {
     help: 'Arithmetic of the graphs; float32 is the variant for parity tests, about 3 times slower on the CPU.',
   }),

@@ -35,6 +35,7 @@ import { buildApp } from '../src/http/app.js';
 import type { App, AppDeps } from '../src/http/deps.js';
 import { KeyRing } from '../src/http/key-ring.js';
 import type { LanguageDetector } from '../src/http/language-detector.js';
+import { ModelRepository } from '../src/http/model-repository.js';
 import { createMetrics } from '../src/metrics/metrics.js';
 import { Observer } from '../src/metrics/observe.js';
 import type { ModelDescription } from '../src/models/description.js';
@@ -130,11 +131,7 @@ export class FakeEngine implements Engine {
   readonly #arrivals: { readonly count: number; readonly resolve: () => void }[] = [];
 
   constructor(
-    private readonly described: readonly ModelDescription[] = [
-      describeModel(),
-      describeTranslator(),
-      describeSpanModel(),
-    ],
+    private described: readonly ModelDescription[] = [describeModel(), describeTranslator(), describeSpanModel()],
   ) {}
 
   info(): EngineInfo {
@@ -171,6 +168,16 @@ export class FakeEngine implements Engine {
     return Math.max(floor, Math.min(maxSteps, this.stepsGranted));
   }
 
+  async load(model: ModelDescription): Promise<void> {
+    if (this.#failure !== null) throw this.#failure;
+    this.described = [...this.described, model];
+  }
+
+  async unload(id: string, settled: Promise<void>): Promise<void> {
+    this.described = this.described.filter((model) => model.id !== id);
+    await settled;
+  }
+
   /** Requests wait in the engine until `openGate`. */
   shutGate(): void {
     let open = (): void => {};
@@ -202,8 +209,8 @@ export class FakeEngine implements Engine {
     this.#announce();
     this.active++;
     try {
-      await this.#pass(signal);
       const model = this.#model(request.model);
+      await this.#pass(signal);
       return { windows: request.windows.map((w) => scoreWindow(w, request, model)), queueMs: 0.25, computeMs: 1.5 };
     } finally {
       this.active--;
@@ -487,15 +494,26 @@ export async function fakeServer(
     },
     { latencyBucketsMs: config.latencyBucketsMs, processMetrics: false },
   );
+  const tokenizerOf = ({ span }: ModelDescription): Tokenizer =>
+    span === undefined ? new ByteTokenizer() : new PlainBytes();
+  const known = engine.models();
+  const tokenizers = new Map(known.map((model) => [model.id, tokenizerOf(model)]));
+  const repository = new ModelRepository({
+    config,
+    engine,
+    admission,
+    tokenizers,
+    loadModels: async ({ only }) => ({ models: known.filter(({ id }) => only?.includes(id)), refused: [] }),
+    loadTokenizer: async (folder) => tokenizerOf(known.find((model) => model.folder === folder) as ModelDescription),
+  });
   const deps: AppDeps = {
     config,
     engine,
     admission,
+    repository,
     keys: new KeyRing([], config, { monotonicMs, unixMs: Date.now }),
     tls: null,
-    tokenizers: new Map(
-      engine.models().map(({ id, span }) => [id, span === undefined ? new ByteTokenizer() : new PlainBytes()]),
-    ),
+    tokenizers,
     refused: () => [],
     detector: fakeDetector,
     metrics,

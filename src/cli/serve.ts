@@ -12,6 +12,7 @@ import { buildApp } from '../http/app.js';
 import type { App } from '../http/deps.js';
 import { KeyRing } from '../http/key-ring.js';
 import { guessingDetector, loadLanguageDetector } from '../http/language-detector.js';
+import { ModelRepository } from '../http/model-repository.js';
 import { createMetrics } from '../metrics/metrics.js';
 import { Observer } from '../metrics/observe.js';
 import type { ModelDescription, RefusedModel } from '../models/description.js';
@@ -22,6 +23,7 @@ import { runCluster, threadsOf } from './cluster.js';
 import { type Channel, ClusterWorker } from './cluster-worker.js';
 import { CommandError, type CommandIo, EXIT, runCommand, write } from './command.js';
 import { isLoopback, readSecrets, reloadSecrets } from './serve-secrets.js';
+import { ModelWatcher } from './serve-watch.js';
 
 export const USAGE = `Usage: ponder-serve serve [options]
 
@@ -74,7 +76,9 @@ export function run(
     const stopReloading = world.onHangup(reload);
     try {
       await listen(server, config);
-      await aborted(AbortSignal.any([stop, server.stopped]));
+      const ended = AbortSignal.any([stop, server.stopped]);
+      if (config.modelControl === 'watch') await watch(server, config, ended);
+      else await aborted(ended);
     } finally {
       stopReloading();
       await drain(server, config.drainMsMax);
@@ -98,6 +102,7 @@ interface Server {
   readonly keys: KeyRing;
   /** Aborts when the first process of several says so. */
   readonly stopped: AbortSignal;
+  readonly repository: ModelRepository;
 }
 
 async function start(config: Config, world: ServeDependencies): Promise<Server> {
@@ -111,10 +116,11 @@ async function start(config: Config, world: ServeDependencies): Promise<Server> 
   const engine = await world.startEngine(config, models).catch((error: unknown) => {
     throw new CommandError(error instanceof Error ? error.message : String(error));
   });
-  const allRefused = (): readonly RefusedModel[] => [...refused, ...(engine.refused?.() ?? [])];
-  assertAnyServed(engine.models(), allRefused(), config);
-
   const admission = new Admission(config, engine);
+  const { loadModels, loadTokenizer } = world;
+  const repository = new ModelRepository({ config, engine, admission, tokenizers, loadModels, loadTokenizer }, refused);
+  const allRefused = (): readonly RefusedModel[] => repository.refused();
+  assertAnyServed(engine.models(), allRefused(), config);
   const metrics = createMetrics(
     {
       requestsInWork: () => admission.requestsInWork,
@@ -132,6 +138,7 @@ async function start(config: Config, world: ServeDependencies): Promise<Server> 
     admission,
     keys,
     tls: secrets.tls,
+    repository,
     tokenizers,
     detector: await detecting,
     refused: allRefused,
@@ -142,12 +149,12 @@ async function start(config: Config, world: ServeDependencies): Promise<Server> 
   });
   app.log.info(`device: ${engine.info().deviceReason}`);
   for (const { id, reason } of allRefused()) app.log.warn({ model: id, reason }, 'package refused');
-  return { app, engine, admission, keys, stopped: stopped.signal };
+  return { app, engine, admission, keys, repository, stopped: stopped.signal };
 }
 
 interface Loaded {
   readonly models: readonly ModelDescription[];
-  readonly tokenizers: ReadonlyMap<string, Tokenizer>;
+  readonly tokenizers: Map<string, Tokenizer>;
   readonly refused: readonly RefusedModel[];
 }
 
@@ -203,6 +210,13 @@ async function listen({ app, engine, keys }: Server, config: Config): Promise<vo
         throw error;
     }
   }
+}
+
+/** Follows the models folder until the server is asked to stop. */
+async function watch({ app, repository }: Server, config: Config, stop: AbortSignal): Promise<void> {
+  const watcher = new ModelWatcher(config, repository, app.log);
+  const pause = (ms: number, signal: AbortSignal) => sleep(ms, undefined, { signal }).catch(() => {});
+  await watcher.run(config.modelPollMs, stop, pause);
 }
 
 /** Kept of the drain time for telling those who wait in vain, releasing the engine and closing connections. */

@@ -233,6 +233,31 @@ export class EngineClient implements Engine {
   }
 
   endSession(model: string, key: string): Promise<void> {
+    return this.ask((jobId) => ({ type: 'end-session', jobId, model, key }));
+  }
+
+  async load(model: ModelDescription): Promise<void> {
+    if (this.served.some(({ id }) => id === model.id)) throw new Error(`model ${model.id} is served already`);
+    await this.ask((jobId) => ({ type: 'open', jobId, model }));
+    this.refusedByRuntime.delete(model.id);
+    this.served = [...this.served, model];
+  }
+
+  async unload(id: string, settled: Promise<void>): Promise<void> {
+    const model = this.served.find((one) => one.id === id);
+    if (model === undefined) throw new Error(`model ${id} is not served`);
+    this.served = this.served.filter((one) => one !== model);
+    await settled;
+    try {
+      await this.ask((jobId) => ({ type: 'close', jobId, model: id }));
+    } catch (error) {
+      // A worker that died holds nothing any more, and the next one opens what is served.
+      if (!(error instanceof ServerError) || !['ENGINE_LOST', 'NOT_READY'].includes(error.code)) throw error;
+    }
+  }
+
+  /** A message that is answered with `done` or `failed` and costs no compute. */
+  private async ask(message: (jobId: number) => ToEngine): Promise<void> {
     this.refuseUnlessReady();
     const jobId = this.nextId++;
     return new Promise((resolve, reject) => {
@@ -242,7 +267,7 @@ export class EngineClient implements Engine {
         done: () => leave() && resolve(),
         fail: (error) => leave() && reject(error),
       });
-      this.send({ type: 'end-session', jobId, model, key });
+      this.send(message(jobId));
     });
   }
 

@@ -141,6 +141,13 @@ export interface Engine {
   generate(request: GenerateRequest, signal: AbortSignal, listener?: GenerateListener): Promise<GenerateOutcome>;
   /** Frees what a session holds. Rejects with SESSION_UNKNOWN or SESSION_BUSY, NOT_READY, DRAINING or ENGINE_LOST. */
   endSession(model: string, key: string): Promise<void>;
+  /** Serves one more model, beside what is in. Rejects with a ServerError: INVALID_REQUEST with the runtime's reason, NOT_READY, DRAINING. */
+  load(model: ModelDescription): Promise<void>;
+  /**
+   * Hides a model at once; resolves when its jobs have been answered and its memory is given back.
+   * @param settled jobs are taken until then: of requests that have seen the model but not reached the engine yet
+   */
+  unload(id: string, settled: Promise<void>): Promise<void>;
   /** Calls back with every report of the loop. Returns how to stop. */
   onTelemetry(listener: (telemetry: EngineTelemetry) => void): () => void;
   /** Finishes what is in, refuses what is new (DRAINING), and resolves when the worker has stopped and released everything. */

@@ -6,6 +6,7 @@
  * threads, ports or clocks: `worker.ts` wires them in, tests wire in their own.
  */
 import { ServerError } from '../errors.js';
+import type { ModelDescription } from '../models/description.js';
 import { FairShare } from '../scheduler/fair-share.js';
 import type { EngineTelemetry, FromEngine, Job, ToEngine } from './protocol.js';
 import type { Stage, StageGauges, StageTurn } from './stage.js';
@@ -13,8 +14,18 @@ import type { Stage, StageGauges, StageTurn } from './stage.js';
 /** A report at most this often, milliseconds: often enough for a scrape, rare enough to cost nothing. */
 export const TELEMETRY_INTERVAL_MS = 100;
 
+export interface ModelOpener {
+  /** The stages of one more model. Rejects when it can't be served. */
+  readonly open: (model: ModelDescription) => Promise<readonly Stage[]>;
+  /** Releases what the stages of a model hold. */
+  readonly close: (model: string) => void;
+}
+
 export interface LoopDeps {
+  /** Those that are there from the start. */
   readonly stages: readonly Stage[];
+  /** How models come and go; absent where they don't. */
+  readonly opener?: ModelOpener;
   readonly queueWaitMsMax: number;
   readonly now: () => number;
   /** The next message, or null when none is there. */
@@ -33,12 +44,18 @@ interface JobState {
 export class EngineLoop {
   private readonly jobs = new Map<number, JobState>();
   private readonly share: FairShare;
+  private readonly stages: Stage[];
+  /** Models to open, between two turns. */
+  private readonly opening: { readonly jobId: number; readonly model: ModelDescription }[] = [];
+  /** Models that take no new jobs, with the message that their end answers. */
+  private readonly closing = new Map<string, number>();
   private draining = false;
   private reportedAtMs = 0;
   private unreported = false;
 
   constructor(private readonly deps: LoopDeps) {
-    this.share = new FairShare(deps.stages.length);
+    this.stages = [...deps.stages];
+    this.share = new FairShare(this.stages.length);
   }
 
   /** Runs until a drain has emptied the engine. Rejects when a graph fails: what the pools then hold is unknown. */
@@ -46,7 +63,9 @@ export class EngineLoop {
     for (;;) {
       // Here too: an engine whose packages were all refused must still hear of a drain.
       this.takeMessages();
-      for (const stage of this.deps.stages) {
+      await this.openModels();
+      this.closeModels();
+      for (const stage of this.stages) {
         this.expire(stage);
         if (stage.expireIdle?.()) this.unreported = true;
       }
@@ -62,16 +81,16 @@ export class EngineLoop {
   }
 
   private idleUntilMs(): number | null {
-    const times = this.deps.stages.flatMap((stage) => stage.idleUntilMs?.() ?? []);
+    const times = this.stages.flatMap((stage) => stage.idleUntilMs?.() ?? []);
     return times.length === 0 ? null : Math.min(...times);
   }
 
   /** Runs one plan of the first stage that has one; false: none has. */
   private async turn(): Promise<boolean> {
-    const { stages, now } = this.deps;
+    const { now } = this.deps;
     for (const i of this.share.order()) {
       const startMs = now();
-      const turn = await (stages[i] as Stage).turn(now);
+      const turn = await (this.stages[i] as Stage).turn(now);
       if (turn === null) {
         this.share.rest(i);
         continue;
@@ -103,6 +122,12 @@ export class EngineLoop {
         case 'end-session':
           this.endSession(message);
           break;
+        case 'open':
+          this.opening.push(message);
+          break;
+        case 'close':
+          this.closing.set(message.model, message.jobId);
+          break;
         case 'drain':
           this.draining = true;
           break;
@@ -113,8 +138,8 @@ export class EngineLoop {
   }
 
   private submit(job: Job): void {
-    const stage = this.deps.stages.find(({ model, kind }) => model === job.model && kind === job.kind);
-    if (stage === undefined) {
+    const stage = this.stages.find(({ model, kind }) => model === job.model && kind === job.kind);
+    if (stage === undefined || this.closing.has(job.model)) {
       const message = `no model ${job.model} that can ${job.kind} is served`;
       this.deps.post({ type: 'failed', jobId: job.id, code: 'UNKNOWN_MODEL', message }, []);
       return;
@@ -131,17 +156,52 @@ export class EngineLoop {
   }
 
   private endSession({ jobId, model, key }: Extract<ToEngine, { type: 'end-session' }>): void {
-    const stage = this.deps.stages.find((one) => one.model === model && one.endSession !== undefined);
+    const stage = this.stages.find((one) => one.model === model && one.endSession !== undefined);
     this.unreported = true;
     try {
       if (stage === undefined) throw new ServerError('UNKNOWN_MODEL', `no model ${model} that has sessions is served`);
       stage.endSession?.(key);
-      const nowMs = this.deps.now();
-      this.deps.post({ type: 'done', jobId, startedAtMs: nowMs, finishedAtMs: nowMs }, []);
+      this.done(jobId);
     } catch (error) {
       if (!(error instanceof ServerError)) throw error;
       this.fail(jobId, error);
     }
+  }
+
+  /** Reading weights takes its time, and what is in waits meanwhile; nothing of it is lost. */
+  private async openModels(): Promise<void> {
+    for (const { jobId, model } of this.opening.splice(0)) {
+      try {
+        for (const stage of (await this.deps.opener?.open(model)) ?? []) {
+          this.stages.push(stage);
+          this.share.add();
+        }
+        this.done(jobId);
+      } catch (error) {
+        this.fail(jobId, new ServerError('INVALID_REQUEST', (error as Error).message));
+      }
+      this.unreported = true;
+    }
+  }
+
+  private closeModels(): void {
+    for (const [model, jobId] of this.closing) {
+      if ([...this.jobs.values()].some(({ stage }) => stage.model === model)) continue;
+      for (let i = this.stages.length - 1; i >= 0; i--) {
+        if (this.stages[i]?.model !== model) continue;
+        this.stages.splice(i, 1);
+        this.share.remove(i);
+      }
+      this.deps.opener?.close(model);
+      this.closing.delete(model);
+      this.done(jobId);
+      this.unreported = true;
+    }
+  }
+
+  private done(jobId: number): void {
+    const nowMs = this.deps.now();
+    this.deps.post({ type: 'done', jobId, startedAtMs: nowMs, finishedAtMs: nowMs }, []);
   }
 
   private fail(jobId: number, { code, message, param }: ServerError): void {
@@ -186,7 +246,7 @@ export class EngineLoop {
   private report(idle: boolean): void {
     const now = this.deps.now();
     if (!this.unreported || (!idle && now - this.reportedAtMs < TELEMETRY_INTERVAL_MS)) return;
-    const { stages } = this.deps;
+    const { stages } = this;
     const gauges = stages.map((stage) => stage.gauges());
     const sum = (of: keyof StageGauges) => gauges.reduce((total, gauge) => total + gauge[of], 0);
     const telemetry: EngineTelemetry = {

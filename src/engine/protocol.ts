@@ -4,6 +4,7 @@
  * not copied. All times are milliseconds of `monotonicMs` (one clock for every thread of the process).
  */
 import type { ErrorCode } from '../errors.js';
+import type { ModelDescription } from '../models/description.js';
 
 /** What one request may spend per token. See "What a request's budget means" in README.md. */
 export interface Budget {
@@ -221,6 +222,10 @@ export type ToEngine =
   | { readonly type: 'taken'; readonly jobId: number; readonly index: number }
   /** Answered with `done` or `failed`. */
   | { readonly type: 'end-session'; readonly jobId: number; readonly model: string; readonly key: string }
+  /** Serve one more model. Answered with `done` or `failed`, as is the next. */
+  | { readonly type: 'open'; readonly jobId: number; readonly model: ModelDescription }
+  /** Finish the jobs of a model, take no new ones, and release it. */
+  | { readonly type: 'close'; readonly jobId: number; readonly model: string }
   /** Finish what is in, take nothing new, then answer `drained`. */
   | { readonly type: 'drain' };
 

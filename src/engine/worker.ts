@@ -12,6 +12,7 @@ import { type DeviceSetup, openDevice, openOnDevice } from './device-stages.js';
 import { EngineLoop } from './loop.js';
 import { type ModelSetup, type Opened, openModel } from './model-stages.js';
 import type { FromEngine, ToEngine } from './protocol.js';
+import type { Stage } from './stage.js';
 
 export interface WorkerSetup extends ModelSetup {
   readonly backend: 'ort-capi' | 'ort-node';
@@ -59,12 +60,29 @@ export async function runWorker(setup: WorkerSetup, open: typeof openBackend = o
   };
   const backend = await open(setup);
   const { device, reason } = openDevice(setup.device);
-  const opened: Opened[] = [];
-  for (const model of setup.models) {
+  /** By model: what it holds, on whichever device. */
+  const opened = new Map<string, Opened[]>();
+  const openAll = async (model: ModelDescription): Promise<Stage[]> => {
+    const parts: Opened[] = [];
+    opened.set(model.id, parts);
     try {
       const onDevice = device === null || setup.device === undefined ? null : openOnDevice(device, model, setup.device);
-      if (onDevice !== null) opened.push(onDevice);
-      opened.push(...(await openModel(backend, model, setup, onDevice !== null)));
+      if (onDevice !== null) parts.push(onDevice);
+      parts.push(...(await openModel(backend, model, setup, onDevice !== null)));
+    } catch (error) {
+      close(model.id);
+      throw error;
+    }
+    return parts.flatMap(({ stages }) => stages);
+  };
+  const close = (id: string): void => {
+    for (const { release } of opened.get(id) ?? []) release();
+    opened.delete(id);
+  };
+  const stages: Stage[] = [];
+  for (const model of setup.models) {
+    try {
+      stages.push(...(await openAll(model)));
     } catch (error) {
       post({ type: 'refused', model: model.id, reason: (error as Error).message });
     }
@@ -77,7 +95,8 @@ export async function runWorker(setup: WorkerSetup, open: typeof openBackend = o
     wake?.();
   });
   const loop = new EngineLoop({
-    stages: opened.flatMap(({ stages }) => stages),
+    stages,
+    opener: { open: openAll, close },
     queueWaitMsMax: setup.queueWaitMsMax,
     now: monotonicMs,
     receive: () => {
@@ -110,7 +129,7 @@ export async function runWorker(setup: WorkerSetup, open: typeof openBackend = o
     await loop.run();
   } finally {
     flush();
-    for (const { release } of opened) release();
+    for (const id of [...opened.keys()]) close(id);
     device?.release();
     await backend.release();
   }

@@ -13,6 +13,8 @@ export class Admission {
   #requests = 0;
   #bodyBytes = 0;
   #draining = false;
+  /** Of each request in work, when it leaves. */
+  readonly #present = new Set<Promise<void>>();
   readonly #waitingForIdle: (() => void)[] = [];
 
   constructor(
@@ -39,6 +41,11 @@ export class Admission {
       this.#waitingForIdle.push(resolve);
       this.#announceIdle();
     });
+  }
+
+  /** Resolves when the requests that are in work now have left, whatever came after them. */
+  async whenPresentLeft(): Promise<void> {
+    await Promise.all(this.#present);
   }
 
   /** @throws ServerError NOT_READY or DRAINING while requests could not be served. */
@@ -87,8 +94,15 @@ export class Admission {
       throw new ServerError('QUEUE_FULL', `${this.#requests} requests are in work: retry (--requests-max)`);
     }
     this.#requests++;
+    let leave = (): void => {};
+    const left = new Promise<void>((resolve) => {
+      leave = resolve;
+    });
+    this.#present.add(left);
     return () => {
       this.#requests--;
+      this.#present.delete(left);
+      leave();
       this.#announceIdle();
     };
   }

@@ -41,6 +41,7 @@ import { kserveRoutes } from './routes/kserve.js';
 import { libreTranslateRoutes } from './routes/libretranslate.js';
 import { modelRoutes } from './routes/models.js';
 import { pageRoutes } from './routes/page.js';
+import { repositoryRoutes } from './routes/repository.js';
 import { scoreRoutes } from './routes/score.js';
 import { sessionRoutes } from './routes/sessions.js';
 import { tokenizeRoutes } from './routes/tokenize.js';
@@ -121,6 +122,7 @@ export async function buildApp(deps: AppDeps): Promise<App> {
   await app.register(async (scope) => pageRoutes(scope as App));
   await app.register(async (scope) => libreTranslateRoutes(scope as App, deps, models));
   await app.register(async (scope) => kserveRoutes(scope as App, deps, models));
+  await app.register(async (scope) => repositoryRoutes(scope as App, deps));
 
   const stopTelemetry = engine.onTelemetry((report) => deps.observer.telemetry(report));
   app.addHook('onClose', async () => stopTelemetry());

@@ -12,6 +12,7 @@ import type { Admission } from './admission.js';
 import type { ApiKey } from './api-keys.js';
 import type { KeyRing } from './key-ring.js';
 import type { LanguageDetector } from './language-detector.js';
+import type { ModelRepository } from './model-repository.js';
 import type { RequestExit } from './request-exit.js';
 
 export interface TlsFiles {
@@ -24,6 +25,7 @@ export interface AppDeps {
   readonly engine: Engine;
   readonly admission: Admission;
   readonly keys: KeyRing;
+  readonly repository: Pick<ModelRepository, 'index' | 'load' | 'unload'>;
   /** Certificate and private key (PEM); null: HTTP. */
   readonly tls: TlsFiles | null;
   /** By model id. */

@@ -41,3 +41,14 @@ export const InferReply = Type.Object({
     }),
   ),
 });
+
+export const RepositoryIndex = Type.Array(
+  Type.Object({
+    name: Type.String(),
+    version: Type.String(),
+    state: Type.String({ enum: ['READY', 'UNAVAILABLE'] }),
+    reason: Type.String({ description: 'Why it is not served.' }),
+  }),
+);
+
+export const Done = Type.Object({}, { description: 'It is done.' });

@@ -27,7 +27,7 @@ const NOTES: Readonly<Record<string, string>> = {
     'For Prometheus. No label comes from a client. README lists every series; the Live view of the page draws the main ones.',
   'GET /openapi.json': 'What this page is made of; client generators read it.',
   'POST /translate':
-    'For clients of LibreTranslate, unchanged. Plain text or HTML, one text or a list; `source` may be `auto`. Keys in the body are accepted and ignored.',
+    'For clients of LibreTranslate, unchanged. Plain text or HTML, one text or a list; `source` may be `auto`. A key goes into the body or the header, where the server wants one.',
   'POST /detect': 'Of all texts of the request together, with a confidence in percent.',
   'GET /languages': 'Pairs that are served, each language into itself included.',
   'GET /frontend/settings': 'Limits and defaults that its web page shows.',
@@ -42,6 +42,11 @@ const NOTES: Readonly<Record<string, string>> = {
   'GET /v2/models/stats': 'Counts and nanoseconds since the start, model by model.',
   'POST /v2/models/{id}/infer':
     'Text or token ids and a budget in; log-probabilities, depths, remainders or translations out. Tensors are JSON, or bytes after it (the binary extension).',
+  'POST /v2/repository/index': 'Every package of the models folder, with its state and why it is not served.',
+  'POST /v2/repository/models/{id}/load':
+    'The package must lie in the models folder. What is in goes on; one that is served already stays as it is. Where keys are needed, the key must be an admin.',
+  'POST /v2/repository/models/{id}/unload':
+    'New requests for the model are refused at once; the reply comes when those that are in have been answered and its memory is free.',
 };
 
 interface Operation {

@@ -23,6 +23,18 @@ export class FairShare {
       .sort((a, b) => (this.usedMs[a] as number) - (this.usedMs[b] as number) || a - b);
   }
 
+  /** One more, at the end. It starts where the others are. */
+  add(): void {
+    this.usedMs.push(this.virtualMs);
+    this.idle.push(true);
+  }
+
+  /** Stage `i` is gone; those behind it move up. */
+  remove(i: number): void {
+    this.usedMs.splice(i, 1);
+    this.idle.splice(i, 1);
+  }
+
   /** Stage `i` had nothing to do. */
   rest(i: number): void {
     this.idle[i] = true;

@@ -1,15 +1,26 @@
 /** tritonclient[http] from PyPI, unchanged, against the server. */
 import assert from 'node:assert/strict';
+import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { after, before, test } from 'node:test';
 import { depthOf } from '../fakes.js';
 import { type Listening, listeningServer } from './listening.js';
 import { pythonWith, runClient } from './python.js';
 
 let server: Listening;
+let removeModels = (): void => {};
 before(async () => {
-  server = await listeningServer();
+  const models = mkdtempSync(join(tmpdir(), 'ponder-models-'));
+  mkdirSync(join(models, 'fake-mt'));
+  writeFileSync(join(models, 'fake-mt', 'manifest.json'), '{}');
+  server = await listeningServer(['--models', models]);
+  removeModels = () => rmSync(models, { recursive: true });
 });
-after(() => server.close());
+after(async () => {
+  await server.close();
+  removeModels();
+});
 
 interface Scores {
   readonly logprobs: number[];
@@ -68,6 +79,14 @@ test('PyPI tritonclient[http]', { skip: 'missing' in found && found.missing }, a
   assert.equal(bad_budget?.status, '400');
   assert.match(bad_budget.message, /max_steps must be an integer from 1 to 8/);
   assert.ok(said.statistics >= 8);
+  assert.deepEqual(said.changes, [true, false, true]);
+  assert.match((said.load as { message: string }).message, /no package 'none' in the models folder/);
+  assert.deepEqual((said.index as { name: string; state: string }[])[0], {
+    name: 'fake',
+    state: 'READY',
+    reason: '',
+    version: '1',
+  });
   assert.deepEqual(
     said.all_statistics,
     server.engine.models().map(({ id }) => id),

@@ -46,6 +46,16 @@ fast = client.infer(scorer, [passage], request_id="some id", parameters={"max_st
 # Raw: the whole body is one text, and there is no JSON part. The client has no call for it but its own way to send a body.
 raw = client._post(f"v2/models/{translator}/infer", "Hello.", {"Inference-Header-Content-Length": "0"}, None)
 
+
+def changes():
+    """Unloads a model and loads it again; tells whether it was ready before, between and after."""
+    ready = [client.is_model_ready(translator)]
+    client.unload_model(translator)
+    ready.append(client.is_model_ready(translator))
+    client.load_model(translator)
+    return [*ready, client.is_model_ready(translator)]
+
+
 print(
     json.dumps(
         {
@@ -108,9 +118,12 @@ print(
                 "unknown_input": error(lambda: client.infer(scorer, [tensor("texts", ids, "INT64")])),
                 "bad_budget": error(lambda: client.infer(scorer, [passage], parameters={"max_steps": 99})),
             },
+            "load": error(lambda: client.load_model("none")),
+            "index": client.get_model_repository_index(),
             "statistics": client.get_inference_statistics(scorer)["model_stats"][0]["inference_stats"][
                 "success"
             ]["count"],
+            "changes": changes(),
             "all_statistics": [stats["name"] for stats in client.get_inference_statistics()["model_stats"]],
         }
     )

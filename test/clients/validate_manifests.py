@@ -25,9 +25,16 @@ def check_runtime(document: dict) -> None:
     assert not unknown, f"unknown fields of a ClusterServingRuntime: {unknown}"
     for entry in spec["supportedModelFormats"]:
         assert set(entry) <= FORMAT_FIELDS and entry["name"], entry
-    assert [container["name"] for container in spec["containers"]] == ["kserve-container"], "KServe knows it by its name"
+    assert [container["name"] for container in spec["containers"]] == ["kserve-container"], (
+        "KServe knows it by its name"
+    )
     assert set(spec["protocolVersions"]) <= {"v1", "v2", "grpc-v1", "grpc-v2"}
-    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "check"}, "spec": {"containers": spec["containers"]}}
+    pod = {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": "check"},
+        "spec": {"containers": spec["containers"]},
+    }
     kubernetes_validate.validate(pod, RELEASE, strict=True)
 
 

@@ -1,5 +1,7 @@
 import assert from 'node:assert/strict';
-import { readFileSync } from 'node:fs';
+import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { test } from 'node:test';
 import { type TSchema, Type } from 'typebox';
 import { Value } from 'typebox/value';
@@ -49,8 +51,13 @@ test("README's curls are requests that are answered", async (t) => {
 });
 
 test('every request that OpenAPI documents is executed, and its reply is as documented', async (t) => {
-  const { app } = await fakeServer();
+  // A package to unload and load again.
+  const models = mkdtempSync(join(tmpdir(), 'ponder-models-'));
+  mkdirSync(join(models, 'fake'));
+  writeFileSync(join(models, 'fake', 'manifest.json'), '{}');
+  const { app } = await fakeServer(['--models', models]);
   t.after(() => app.close());
+  t.after(() => rmSync(models, { recursive: true }));
   const { paths } = (await app.inject('/openapi.json')).json<OpenApi>();
   let executed = 0;
   for (const [path, methods] of Object.entries(paths)) {

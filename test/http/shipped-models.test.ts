@@ -12,6 +12,7 @@ import { buildApp } from '../../src/http/app.js';
 import type { App } from '../../src/http/deps.js';
 import { KeyRing } from '../../src/http/key-ring.js';
 import { loadLanguageDetector } from '../../src/http/language-detector.js';
+import { ModelRepository } from '../../src/http/model-repository.js';
 import type { ScoreReply } from '../../src/http/schemas.js';
 import { TranslateReply } from '../../src/http/translate-schemas.js';
 import { createMetrics } from '../../src/metrics/metrics.js';
@@ -51,6 +52,7 @@ before(
       admission,
       keys: new KeyRing([], config, { monotonicMs, unixMs: Date.now }),
       tls: null,
+      repository: new ModelRepository({ config, engine, admission, tokenizers, loadModels, loadTokenizer }),
       tokenizers,
       detector,
       metrics,

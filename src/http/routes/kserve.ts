@@ -94,9 +94,10 @@ export async function kserveRoutes(app: App, deps: AppDeps, models: ModelTable):
       },
       async (request, reply) => {
         const { exit } = request;
+        // Nothing is waited for between the look at the models and the permit: a model that is unloaded waits for permits.
+        const body = await decompress(request, bodyOf(request), admission, config.bodyBytesMax);
         const model = named(request);
         try {
-          const body = await decompress(request, bodyOf(request), admission, config.bodyBytesMax);
           const order = readOrder(readInferRequest(request, body), model, config);
           const { outputs, usage, timing } = await infer(deps, exit, model, order);
           sendTiming(reply, timing);
