@@ -13,9 +13,8 @@ rm -rf "$app" "$gpu/parts" && mkdir -p "$app" "$gpu/parts"
 cp -r package.json package-lock.json .npmrc "$app/"
 (cd "$app" && npm ci --omit=dev --ignore-scripts --silent)
 # The load generator is a development dependency: it comes along with what it needs.
-npm ls autocannon --all --parseable | grep node_modules/ | while read -r folder; do
-  mkdir -p "$app/${folder#"$PWD"/}" && cp -rn "$folder/." "$app/${folder#"$PWD"/}/"
-done
+npm install --prefix "$gpu/autocannon" --ignore-scripts --silent --no-save autocannon@9.0.0
+cp -rn "$gpu/autocannon/node_modules/." "$app/node_modules/"
 find "$app/node_modules/onnxruntime-node/bin/napi-v6" -mindepth 1 -maxdepth 1 ! -name linux -exec rm -rf {} +
 rm -rf "$app/node_modules/onnxruntime-node/bin/napi-v6/linux/arm64" "$app/node_modules/onnxruntime-web" "$app"/node_modules/@koromix/koffi-{darwin,win32,freebsd,openbsd,android}*
 mkdir -p "$app/dist" && cp -r dist/src dist/loadtest "$app/dist/"
