@@ -1,6 +1,7 @@
 /**
- * Puts the page together in dist/src/page: the compiled modules are there already, this adds HTML and CSS, names every module in the
- * head so that the browser asks for all of them at once, and writes each file compressed beside itself.
+ * Puts the page together in dist/src/page. The compiled modules are there already; this adds CSS, and HTML with that of each view (it lies
+ * beside its code), names every module in the head so that the browser asks for all of them at once, and writes each file
+ * compressed beside itself.
  */
 import { readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
@@ -20,8 +21,11 @@ for (const file of readdirSync(to, { recursive: true, encoding: 'utf8', withFile
 }
 
 for (const file of copied) writeFileSync(to + file, readFileSync(from + file));
+const html = readFileSync(`${from}index.html`, 'utf8').replace(/<!-- include (.*) -->/g, (_, file) =>
+  readFileSync(from + file, 'utf8'),
+);
 const preloads = modules.map((file) => `<link rel="modulepreload" href="page/${file}" />`).join('\n    ');
-writeFileSync(`${to}index.html`, readFileSync(`${from}index.html`, 'utf8').replace('<!-- modules -->', preloads));
+writeFileSync(`${to}index.html`, html.replace('<!-- modules -->', preloads));
 
 for (const file of [...modules, ...copied, 'index.html']) {
   const content = readFileSync(to + file);

@@ -1,5 +1,5 @@
 /**
- * Colours: 16 levels, defined in page.css for light and dark (YlGnBu and viridis: lightness rises or falls steadily, so they
+ * Colours: 16 levels, defined in colours.css for light and dark (YlGnBu and viridis: lightness rises or falls steadily, so they
  * can be told apart without seeing hues). Here a quantity is only given its level.
  */
 export const LEVELS = 16;
