@@ -4,16 +4,13 @@
  *
  *   job ──> encoder lanes ──memory rows──> decoder sentences ──> results, one a sentence
  */
-import { ServerError } from '../errors.js';
 import type { AttentionPlan } from '../scheduler/attention-plan.js';
 import {
   type BestTokens,
   type DecodeAdvancePlan,
-  type Decoded,
   type DecodeFinishPlan,
   type DecodeLimits,
   DecodeScheduler,
-  type Sentence,
 } from '../scheduler/decode-scheduler.js';
 import {
   type AdvancePlan,
@@ -25,8 +22,9 @@ import {
   type TimeLimits,
 } from '../scheduler/scheduler.js';
 import { SlotPool } from '../scheduler/slot-pool.js';
-import type { Job, SentenceResult, StageTelemetry, TranslateJob, TranslationHypothesis } from './protocol.js';
-import { type Stage, StageCounter, type StageGauges, type StageMessage, type StageTurn } from './stage.js';
+import type { Job, StageTelemetry } from './protocol.js';
+import { type Stage, StageCounter, type StageGauges, type StageTurn } from './stage.js';
+import { TranslateJobs } from './translate-jobs.js';
 
 /** What a translating family does for the engine; `families/translation.ts` implements it. */
 export interface TranslationFamily {
@@ -55,30 +53,21 @@ export interface TranslateLimits {
   readonly decoder: DecodeLimits;
 }
 
-/** What the decoder's sentence will be answered with beside its hypotheses. */
-interface Encoded {
-  readonly depths: Uint8Array;
-  readonly steps: number;
-  firstTokenAtMs: number | null;
-}
-
 export class TranslateStage implements Stage {
   readonly kind = 'translate';
   readonly model: string;
   private readonly encoder: Scheduler;
   private readonly decoder: DecodeScheduler;
   private readonly memory: SlotPool;
-  private readonly jobs = new Map<number, TranslateJob>();
-  private readonly encoded = new Map<string, Encoded>();
+  private readonly jobs: TranslateJobs;
   private readonly encoderCounter: StageCounter;
   private readonly decoderCounter: StageCounter;
   private readonly family: TranslationFamily;
-  private readonly contextTokens: number;
   private decoderFirst = false;
 
   constructor({ id, maxSteps, bosId, eosId, contextTokens, family }: TranslateModel, limits: TranslateLimits) {
     this.model = id;
-    this.contextTokens = contextTokens;
+    this.jobs = new TranslateJobs(contextTokens);
     this.family = family;
     this.memory = new SlotPool(limits.memoryRowsMax);
     this.encoder = new Scheduler(limits.encoder, maxSteps, { causal: false, memory: this.memory });
@@ -88,19 +77,7 @@ export class TranslateStage implements Stage {
   }
 
   submit(job: Job, timeLimits: TimeLimits): number {
-    if (job.kind !== 'translate') throw new Error(`a translating stage got a job to ${job.kind}`);
-    // Position tables end there: a longer sentence would not be wrong but out of bounds, and take the worker with it.
-    const longest = Math.max(...job.sentences.map(({ length }) => length));
-    if (longest > this.contextTokens) {
-      throw new ServerError(
-        'INVALID_REQUEST',
-        `a sentence of ${longest} tokens exceeds the model's ${this.contextTokens}: split it`,
-      );
-    }
-    this.jobs.set(job.id, job);
-    const lanes = job.sentences.map((ids, index) => {
-      return { jobId: job.id, index, ids, scoreFrom: 0, topCount: 0, budget: job.encoderBudget };
-    });
+    const lanes = this.jobs.take(job);
     this.encoder.submit(job.id, lanes, timeLimits);
     return lanes.length;
   }
@@ -122,11 +99,7 @@ export class TranslateStage implements Stage {
   }
 
   settle(jobId: number): void {
-    const job = this.jobs.get(jobId);
-    job?.sentences.forEach((_, index) => {
-      this.encoded.delete(keyOf(jobId, index));
-    });
-    this.jobs.delete(jobId);
+    this.jobs.settle(jobId);
     this.encoder.settle(jobId);
   }
 
@@ -167,14 +140,10 @@ export class TranslateStage implements Stage {
 
   /** Encoded sentences go on to the decoder, and their memory rows with them. */
   private handOver({ lanes }: FinishPlan): void {
-    for (const { request, memoryRows, depths, positionSteps } of lanes) {
-      const { jobId, index } = request;
-      const job = this.jobs.get(jobId);
-      if (job === undefined) throw new Error(`job ${jobId} was encoded after it had left`);
-      this.encoded.set(keyOf(jobId, index), { depths, steps: positionSteps, firstTokenAtMs: null });
-      const { decoderBudget: budget, beam, lengthPenalty } = job;
-      const maxNewTokens = job.maxNewTokens[index] as number;
-      this.decoder.submit({ jobId, index, memoryRows, budget, beam, lengthPenalty, maxNewTokens });
+    for (const lane of lanes) {
+      const decoding = this.jobs.toDecode(lane);
+      if (decoding === null) throw new Error(`job ${lane.request.jobId} was encoded after it had left`);
+      this.decoder.submit(decoding);
     }
   }
 
@@ -196,47 +165,19 @@ export class TranslateStage implements Stage {
       case 'finish': {
         const best = await family.decodeFinish(plan);
         const ran = now();
+        this.jobs.decided(plan.sentences, ran);
         const { done, tokens } = decoder.applyFinish(plan, best);
-        for (const { request } of plan.sentences) {
-          const encoded = this.encoded.get(keyOf(request.jobId, request.index));
-          if (encoded !== undefined) encoded.firstTokenAtMs ??= ran;
+        const messages = this.jobs.tokenMessages(tokens);
+        for (const { sentence, best: hypotheses } of done) {
+          this.memory.give(sentence.request.memoryRows);
+          messages.push(this.jobs.answer(sentence, hypotheses));
         }
-        const messages: StageMessage[] = tokens.flatMap(({ sentence, id, logprob, depth }) => {
-          const { jobId, index } = sentence.request;
-          if (this.jobs.get(jobId)?.streamTokens !== true) return [];
-          const message = { type: 'token', jobId, index, id, logprob, depth } as const;
-          return [{ jobId, message, transfer: [], completesPart: false }];
-        });
-        for (const { sentence, best: hypotheses } of done) messages.push(this.answer(sentence, hypotheses));
         decoderCounter.time(ran - planned, planned - startMs + now() - ran);
         return { started: [], messages };
       }
       default:
         return plan satisfies never;
     }
-  }
-
-  private answer(sentence: Sentence, best: readonly Decoded[]): StageMessage {
-    const { jobId, index, memoryRows } = sentence.request;
-    this.memory.give(memoryRows);
-    const encoded = this.encoded.get(keyOf(jobId, index)) as Encoded;
-    this.encoded.delete(keyOf(jobId, index));
-    const hypotheses = best.map(toHypothesis);
-    const result: SentenceResult = {
-      hypotheses,
-      encoderDepths: encoded.depths,
-      encoderSteps: encoded.steps,
-      decoderSteps: sentence.positionSteps,
-      decoderPositions: sentence.positions,
-      firstTokenAtMs: encoded.firstTokenAtMs as number,
-    };
-    const arrays = hypotheses.flatMap(({ ids, logprobs, depths }) => [ids, logprobs, depths]);
-    return {
-      jobId,
-      message: { type: 'sentence', jobId, index, result },
-      transfer: [encoded.depths, ...arrays].map(({ buffer }) => buffer as ArrayBuffer),
-      completesPart: true,
-    };
   }
 
   gauges(): StageGauges {
@@ -263,18 +204,4 @@ export class TranslateStage implements Stage {
       }),
     ];
   }
-}
-
-function keyOf(jobId: number, index: number): string {
-  return `${jobId}:${index}`;
-}
-
-function toHypothesis({ ids, logprobs, depths, score, finishReason }: Decoded): TranslationHypothesis {
-  return {
-    ids: Int32Array.from(ids),
-    logprobs: Float32Array.from(logprobs),
-    depths: Uint8Array.from(depths),
-    score,
-    finishReason,
-  };
 }

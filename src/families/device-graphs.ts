@@ -26,3 +26,10 @@ export function openDeviceGraphs<Name extends string>(
   }
   return Object.fromEntries(opened) as Record<Name, DeviceGraph>;
 }
+
+/** Throws RuntimeFailure when the graph of a step leaves its width open. */
+export function widthOf(step: DeviceGraph): number {
+  const width = step.inputs.state?.dims[1];
+  if (typeof width !== 'number') throw new RuntimeFailure('open', 'the step graph has no fixed width');
+  return width;
+}

@@ -39,6 +39,8 @@ export interface Hypothesis {
   readonly node: PrefixNode;
   /** Pool row of the state of the position in work. */
   readonly slot: number;
+  /** Slot that the position before it had; -1 at the first. It may have been given back, so look there before what begins later. */
+  readonly parentSlot: number;
   /** The token at that position; its successor is what the position decides. */
   readonly inputId: number;
   /** Steps done at this position. */
@@ -100,6 +102,8 @@ export interface BestTokens {
   readonly ids: Int32Array;
   readonly logprobs: Float32Array;
   readonly k: number;
+  /** Where a beam of 1 finds its token, in elements; absent: at 0. */
+  readonly start?: number;
 }
 
 export interface NewToken {
@@ -177,7 +181,7 @@ export class DecodeScheduler {
 
   private leave(sentence: Sentence): void {
     for (const { node, slot } of sentence.hypotheses) {
-      this.slots.give(Int32Array.of(slot));
+      this.slots.giveOne(slot);
       node.release(this.cache);
     }
     sentence.hypotheses = [];
@@ -192,17 +196,23 @@ export class DecodeScheduler {
   }
 
   private dropRenewal({ node, slot }: Renewal): void {
-    this.slots.give(Int32Array.of(slot));
+    this.slots.giveOne(slot);
     node.release(this.cache);
   }
 
   schedule(): DecodePlan | null {
-    const ready = this.running.filter(({ hypotheses }) => hypotheses.every(({ halted }) => halted));
+    const ready = this.running.filter(allHalted);
     if (ready.length > 0) return { kind: 'finish', sentences: ready };
     this.admit();
     if (this.running.length === 0) return null;
-    const active = this.running.flatMap(({ hypotheses }) => hypotheses.filter(({ halted }) => !halted));
-    for (const { sentence, node } of active) this.takeRow(sentence, node);
+    const active: Hypothesis[] = [];
+    for (const sentence of this.running) {
+      for (const hypothesis of sentence.hypotheses) {
+        if (hypothesis.halted) continue;
+        this.takeRow(sentence, hypothesis.node);
+        active.push(hypothesis);
+      }
+    }
     const plan: DecodeAdvancePlan = { kind: 'advance', begin: this.begun, active, renewed: this.renewals };
     this.begun = [];
     return plan;
@@ -225,18 +235,19 @@ export class DecodeScheduler {
       this.waiting.shift();
       this.running.push(sentence);
       const root = { ids: [], logprobs: [], depths: [], total: 0 };
-      this.addHypothesis(sentence, new PrefixNode(null, 0), this.bosId, root);
+      this.addHypothesis(sentence, new PrefixNode(null, 0), -1, this.bosId, root);
     }
   }
 
   private addHypothesis(
     sentence: Sentence,
     node: PrefixNode,
+    parentSlot: number,
     inputId: number,
     said: Pick<Hypothesis, 'ids' | 'logprobs' | 'depths' | 'total'>,
   ): void {
-    const slot = this.slots.take(1)[0] as number;
-    const hypothesis: Hypothesis = { sentence, node, slot, inputId, steps: 0, halted: false, ...said };
+    const slot = this.slots.takeOne();
+    const hypothesis: Hypothesis = { sentence, node, slot, parentSlot, inputId, steps: 0, halted: false, ...said };
     sentence.hypotheses.push(hypothesis);
     sentence.positions += 1;
     this.begun.push(hypothesis);
@@ -244,14 +255,15 @@ export class DecodeScheduler {
 
   /** A flag and a remainder per active row, in the plan's order. */
   applyAdvance(plan: DecodeAdvancePlan, { halted, remainders }: AdvanceResult): void {
-    plan.active.forEach((hypothesis, row) => {
+    for (let row = 0; row < plan.active.length; row++) {
+      const hypothesis = plan.active[row] as Hypothesis;
       hypothesis.steps += 1;
       hypothesis.sentence.positionSteps += 1;
-      if (halted[row] === 0) return;
+      if (halted[row] === 0) continue;
       hypothesis.halted = true;
       hypothesis.node.depth = hypothesis.steps;
       this.halting.add(hypothesis.steps, remainders[row] as number);
-    });
+    }
     for (const renewal of plan.renewed) this.dropRenewal(renewal);
     this.renewals = [];
   }
@@ -261,16 +273,51 @@ export class DecodeScheduler {
     const done: { sentence: Sentence; best: readonly Decoded[] }[] = [];
     const tokens: NewToken[] = [];
     plan.sentences.forEach((sentence, i) => {
-      const result = this.advanceSentence(sentence, best[i] as BestTokens, tokens);
+      const result =
+        sentence.request.beam === 1
+          ? this.advanceGreedy(sentence, best[i] as BestTokens, tokens)
+          : this.advanceSentence(sentence, best[i] as BestTokens);
       if (result !== null) done.push({ sentence, best: result });
     });
-    const left = new Set(done.map(({ sentence }) => sentence));
-    this.running = this.running.filter((sentence) => !left.has(sentence));
+    // What has left has no hypotheses; what runs always has.
+    if (done.length > 0) this.running = this.running.filter(({ hypotheses }) => hypotheses.length > 0);
     return { done, tokens };
   }
 
+  /**
+   * A beam of 1, what most sentences ask for: the best token is the choice, and what was said so far goes on to the only child as it stands. Null
+   * while the sentence runs.
+   */
+  private advanceGreedy(sentence: Sentence, best: BestTokens, tokens: NewToken[]): Decoded[] | null {
+    const { lengthPenalty, maxNewTokens } = sentence.request;
+    const parent = sentence.hypotheses[0] as Hypothesis;
+    const start = best.start ?? 0;
+    const id = best.ids[start] as number;
+    const logprob = best.logprobs[start] as number;
+    const { depth } = parent.node;
+    const ids = parent.ids as number[];
+    const logprobs = parent.logprobs as number[];
+    const depths = parent.depths as number[];
+    const total = parent.total + logprob;
+    logprobs.push(logprob);
+    depths.push(depth);
+    let finishReason: FinishReason | null = 'stop';
+    if (id !== this.eosId) {
+      ids.push(id);
+      tokens.push({ sentence, id, logprob, depth });
+      finishReason = ids.length >= maxNewTokens ? 'length' : repeatsItself(ids) ? 'repetition' : null;
+    }
+    const living = finishReason === null ? [{ from: 0, said: { ids, logprobs, depths, total } }] : [];
+    this.replaceHypotheses(sentence, sentence.hypotheses, living);
+    if (finishReason === null) return null;
+    this.leave(sentence);
+    const score = normalisedScore(total, logprobs.length, lengthPenalty);
+    sentence.ended.push({ ids, logprobs, depths, score, finishReason });
+    return [...sentence.ended];
+  }
+
   /** The n best when the sentence is done, else null. */
-  private advanceSentence(sentence: Sentence, { ids, logprobs, k }: BestTokens, tokens: NewToken[]): Decoded[] | null {
+  private advanceSentence(sentence: Sentence, { ids, logprobs, k }: BestTokens): Decoded[] | null {
     const { beam, lengthPenalty, maxNewTokens } = sentence.request;
     const parents = sentence.hypotheses;
     const totals = parents.map(({ total }) => total);
@@ -293,11 +340,6 @@ export class DecodeScheduler {
       });
     };
     for (const { from, logprob, total } of choice.ended) end(say(from, null, logprob, total), 'stop');
-    if (beam === 1) {
-      const [first] = choice.live;
-      const depth = (parents[0] as Hypothesis).node.depth;
-      if (first !== undefined) tokens.push({ sentence, id: first.id, logprob: first.logprob, depth });
-    }
     const living: { from: number; said: ReturnType<typeof say> }[] = [];
     if (sentence.ended.length < beam) {
       for (const { from, id, logprob, total } of choice.live) {
@@ -322,19 +364,19 @@ export class DecodeScheduler {
     const { budget, maxNewTokens } = sentence.request;
     sentence.hypotheses = [];
     for (const { from, said } of living) {
-      const { node } = parents[from] as Hypothesis;
-      this.addHypothesis(sentence, new PrefixNode(node, node.position + 1), said.ids.at(-1) as number, said);
+      const { node, slot } = parents[from] as Hypothesis;
+      this.addHypothesis(sentence, new PrefixNode(node, node.position + 1), slot, said.ids.at(-1) as number, said);
     }
-    const survived = new Set(living.map(({ from }) => from));
-    parents.forEach(({ node, slot }, i) => {
-      if (survived.has(i) && node.depth < budget.maxSteps) {
+    for (let i = 0; i < parents.length; i++) {
+      const { node, slot } = parents[i] as Hypothesis;
+      if (node.depth < budget.maxSteps && living.some(({ from }) => from === i)) {
         this.takeRow(sentence, node);
         this.renewals.push({ sentence, node, slot, step: node.depth + 1 });
-        return; // the renewal holds the node and its slot from here
+        continue; // the renewal holds the node and its slot from here
       }
-      this.slots.give(Int32Array.of(slot));
+      this.slots.giveOne(slot);
       node.release(this.cache);
-    });
+    }
     // What the finished position did not need is free for others; what is left is the rest of the sentence at full depth.
     const written = (living[0]?.said.ids.length ?? maxNewTokens) as number;
     const stillNeeded =
@@ -348,4 +390,9 @@ export class DecodeScheduler {
     this.halting = new HaltingCounts(this.maxSteps);
     return counts;
   }
+}
+
+function allHalted({ hypotheses }: Sentence): boolean {
+  for (const { halted } of hypotheses) if (!halted) return false;
+  return true;
 }

@@ -80,7 +80,7 @@ export class CachePool {
   }
 
   give(rows: readonly number[]): void {
-    this.free.push(...rows);
+    for (let i = 0; i < rows.length; i++) this.free.push(rows[i] as number);
     if (this.free.length > this.capacity) throw new Error('cache pool: a row was given back twice');
   }
 }

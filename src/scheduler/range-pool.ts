@@ -12,6 +12,13 @@ export class RangePool {
     return this.used;
   }
 
+  /** Rows of the longest free range. */
+  get longest(): number {
+    let longest = 0;
+    for (const { count } of this.free) longest = Math.max(longest, count);
+    return longest;
+  }
+
   /** The first row of `count` free ones in a row, or null when there is no such range. */
   take(count: number): number | null {
     const at = this.free.findIndex((range) => range.count >= count);

@@ -24,4 +24,16 @@ export class SlotPool {
     this.free.set(slots, this.count);
     this.count += slots.length;
   }
+
+  takeOne(): number {
+    if (this.count === 0) throw new Error('slot pool: a row asked of none free');
+    this.count -= 1;
+    return this.free[this.count] as number;
+  }
+
+  giveOne(slot: number): void {
+    if (this.count === this.capacity) throw new Error('slot pool: a row was given back twice');
+    this.free[this.count] = slot;
+    this.count += 1;
+  }
 }

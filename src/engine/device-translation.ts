@@ -1,0 +1,55 @@
+/** The stage that translates on a GPU, with the sizes that a device's options give it. */
+import { openTranslationGraphs, ResidentTranslation } from '../families/resident-translation.js';
+import type { ModelDescription } from '../models/description.js';
+import type { Device } from '../runtime/device.js';
+import type { Opened } from './model-stages.js';
+import { ResidentTranslateStage } from './resident-translate-stage.js';
+
+export interface TranslationSetup {
+  readonly rowsMax: number;
+  readonly lanesMax: number;
+  readonly slotsMax: number;
+  readonly stepsMax: number;
+  /** Of the decoders, each of which serves one. */
+  readonly cohorts: number;
+  /** Rows of their key and value caches, over all cohorts. */
+  readonly cacheRowsMax: number;
+}
+
+/** Source positions of one encoder step, and hypotheses of one decoder step: what waits behind it are the tokens of others. */
+const ENCODER_ROWS_MAX = 2048;
+const DECODER_ROWS_MAX = 2048;
+
+/** Rows up to which a step takes the time of one row. */
+const FLAT_ROWS = 512;
+/** Source positions whose memory one launch writes. */
+const FINISH_ROWS_MAX = 4096;
+
+/** Throws RuntimeFailure. */
+export function openTranslationOnDevice(device: Device, model: ModelDescription, setup: TranslationSetup): Opened {
+  const { lanesMax, slotsMax, stepsMax, cohorts } = setup;
+  const { id, maxSteps, bosId, eosId, contextTokens } = model;
+  const encoder = {
+    ...{ lanesMax, slotsMax, stepsMax, flatRows: FLAT_ROWS },
+    rowsMax: Math.max(contextTokens, Math.min(setup.rowsMax, ENCODER_ROWS_MAX)),
+    finishRowsMax: FINISH_ROWS_MAX,
+  };
+  const decoder = {
+    rowsMax: Math.min(setup.rowsMax, DECODER_ROWS_MAX),
+    cacheRowsMax: Math.floor(setup.cacheRowsMax / cohorts),
+  };
+  const graphs = openTranslationGraphs(device, model);
+  const sizes = { encoder, memoryRows: slotsMax, decoder, cohorts, contextTokens, maxSteps };
+  const family = new ResidentTranslation(device, graphs, sizes);
+  const { encoder: encoding, decoders } = family;
+  const stage = new ResidentTranslateStage(
+    { id, maxSteps, bosId, eosId, contextTokens, encoder: encoding, decoders },
+    sizes,
+  );
+  const release = () => {
+    device.synchronise();
+    family.release();
+    for (const graph of Object.values(graphs)) graph.release();
+  };
+  return { stages: [stage], release };
+}

@@ -1,0 +1,216 @@
+/**
+ * Translation on a device. One encoder feeds cohorts of sentences that decode; each has a launch of its own under way, and while the device runs one
+ * the host reads and plans another.
+ *
+ *   job ──> encoder lanes ──memory rows──> sentences of a cohort ──> results, one a sentence
+ *
+ * The encoder takes a turn after every few of the decoders': its launches cost about the same for one sentence as for twenty, so it lets some wait.
+ */
+import type { LaunchingDecoder } from '../families/resident-decoder.js';
+import type { EncodedLane, LaunchingEncoder } from '../families/resident-encoder.js';
+import type { DecodeLimits } from '../scheduler/decode-scheduler.js';
+import { HaltingCounts } from '../scheduler/halting-counts.js';
+import { HaltingHistory } from '../scheduler/halting-history.js';
+import { type Expired, LaneQueue, type TimeLimits } from '../scheduler/lane-queue.js';
+import { RangeMemory } from '../scheduler/range-memory.js';
+import { type ResidentLimits, type ResidentPlan, ResidentScheduler } from '../scheduler/resident-scheduler.js';
+import { DecodeCohort } from './decode-cohort.js';
+import type { Job, StageTelemetry } from './protocol.js';
+import { type Stage, StageCounter, type StageGauges, type StageTurn } from './stage.js';
+import { TranslateJobs } from './translate-jobs.js';
+
+export interface ResidentTranslateModel {
+  readonly id: string;
+  readonly maxSteps: number;
+  readonly bosId: number;
+  readonly eosId: number;
+  readonly contextTokens: number;
+  readonly encoder: LaunchingEncoder;
+  /** One a cohort. */
+  readonly decoders: readonly LaunchingDecoder[];
+}
+
+export interface ResidentTranslateLimits {
+  readonly encoder: ResidentLimits;
+  readonly memoryRows: number;
+  /** Of each cohort. */
+  readonly decoder: DecodeLimits;
+}
+
+/** Turns of decoders to one of the encoder, while there are sentences to decode. */
+const DECODER_TURNS = 3;
+
+export class ResidentTranslateStage implements Stage {
+  readonly kind = 'translate';
+  readonly model: string;
+  private readonly queue = new LaneQueue();
+  private readonly jobs: TranslateJobs;
+  private readonly memory: RangeMemory;
+  private readonly family: LaunchingEncoder;
+  private readonly encoder: ResidentScheduler;
+  private readonly history: HaltingHistory;
+  private readonly encoderCounter: StageCounter;
+  private readonly decoderCounter: StageCounter;
+  private readonly cohorts: readonly DecodeCohort[];
+  private halting: HaltingCounts;
+  /** The encoder's launch under way, and the jobs aborted since: their rows can only be dropped between launches. */
+  private plan: ResidentPlan | null = null;
+  private aborted: number[] = [];
+  private next = 0;
+  private decoderTurns = 0;
+
+  constructor(model: ResidentTranslateModel, limits: ResidentTranslateLimits) {
+    const { id, maxSteps, bosId, eosId } = model;
+    this.model = id;
+    this.jobs = new TranslateJobs(model.contextTokens);
+    this.memory = new RangeMemory(limits.memoryRows);
+    this.family = model.encoder;
+    this.history = new HaltingHistory(maxSteps);
+    this.halting = new HaltingCounts(maxSteps);
+    this.encoder = new ResidentScheduler(limits.encoder, this.queue, this.history, this.memory);
+    this.encoderCounter = new StageCounter(id, 'encoder');
+    this.decoderCounter = new StageCounter(id, 'decoder');
+    const shared = { jobs: this.jobs, memory: this.memory, counter: this.decoderCounter };
+    this.cohorts = model.decoders.map((family) => {
+      return new DecodeCohort({ maxSteps, bosId, eosId, limits: limits.decoder, family, ...shared });
+    });
+  }
+
+  submit(job: Job, timeLimits: TimeLimits): number {
+    const lanes = this.jobs.take(job);
+    this.encoder.check(lanes);
+    this.queue.submit(job.id, lanes, timeLimits);
+    return lanes.length;
+  }
+
+  abort(jobId: number): void {
+    this.queue.abort(jobId);
+    this.jobs.settle(jobId);
+    this.aborted.push(jobId);
+    if (this.plan === null) this.drop();
+    for (const cohort of this.cohorts) cohort.abort(jobId);
+  }
+
+  private drop(): void {
+    for (const jobId of this.aborted) this.family.drop(this.encoder.abort(jobId));
+    this.aborted = [];
+  }
+
+  expire(nowMs: number): readonly Expired[] {
+    const expired = this.queue.overdue(nowMs);
+    for (const { jobId } of expired) this.abort(jobId);
+    return expired;
+  }
+
+  settle(jobId: number): void {
+    this.jobs.settle(jobId);
+    this.queue.settle(jobId);
+  }
+
+  /** One turn of a decoder or of the encoder: what its launch gave is read, and its next launch enqueued. */
+  async turn(now: () => number): Promise<StageTurn | null> {
+    if (this.decoderTurns >= DECODER_TURNS) {
+      this.decoderTurns = 0;
+      const turn = this.encodeTurn(now);
+      if (turn !== null) return turn;
+    }
+    for (let tried = 0; tried < this.cohorts.length; tried++) {
+      const cohort = this.cohorts[this.next] as DecodeCohort;
+      this.next = (this.next + 1) % this.cohorts.length;
+      const messages = cohort.turn(now);
+      if (messages === null) continue;
+      this.decoderTurns += 1;
+      return { started: [], messages };
+    }
+    return this.encodeTurn(now);
+  }
+
+  private encodeTurn(now: () => number): StageTurn | null {
+    const { encoder, family, encoderCounter } = this;
+    const startMs = now();
+    let waitedMs = 0;
+    let deviceMs = 0;
+    const done = this.plan;
+    if (done !== null) {
+      const result = family.fetch(done);
+      waitedMs = now() - startMs;
+      deviceMs = result.deviceMs;
+      encoder.apply(done, result.progress);
+      this.plan = null;
+      this.handOver(done, result.finished);
+      let active = done.activeRows;
+      for (const { activeRows, renewedRows } of result.progress) {
+        encoderCounter.step(active, renewedRows, { keysUseful: 0, keysComputed: 0 });
+        active = activeRows;
+      }
+    }
+    this.drop();
+    const plan = encoder.schedule();
+    if (plan !== null) {
+      family.enqueue(plan);
+      this.plan = plan;
+    }
+    if (done === null && plan === null) return null;
+    encoderCounter.padded(family.takePadded());
+    encoderCounter.time(deviceMs, now() - startMs - waitedMs);
+    return { started: plan?.begin.map(({ request }) => request.jobId) ?? [], messages: [] };
+  }
+
+  /** Encoded sentences go on to the cohort that has the fewest, and their memory rows with them. */
+  private handOver({ finish }: ResidentPlan, finished: readonly EncodedLane[]): void {
+    finish.forEach(({ request, memoryRows, positionSteps }, i) => {
+      const { depths, remainders } = finished[i] as EncodedLane;
+      const decoding = this.jobs.toDecode({ request, memoryRows, depths, positionSteps });
+      if (decoding === null) {
+        this.memory.give(memoryRows);
+        return;
+      }
+      this.history.add(depths);
+      depths.forEach((depth, position) => {
+        this.halting.add(depth, remainders[position] as number);
+      });
+      this.cohorts.reduce((least, cohort) => (cohort.sentences < least.sentences ? cohort : least)).submit(decoding);
+    });
+  }
+
+  gauges(): StageGauges {
+    const { encoder, cohorts } = this;
+    const sum = (of: (cohort: DecodeCohort) => number) => cohorts.reduce((total, cohort) => total + of(cohort), 0);
+    return {
+      lanesWaiting: this.queue.lanes,
+      lanesRunning: encoder.lanesRunning + sum(({ sentences }) => sentences),
+      slotsUsed: encoder.slotsUsed,
+      slotsTotal: encoder.limits.slotsMax,
+      cacheRowsUsed: sum(({ cache }) => cache.used),
+      cacheRowsTotal: sum(({ cache }) => cache.capacity),
+    };
+  }
+
+  /** Source positions whose memory is held. */
+  get memoryRowsUsed(): number {
+    return this.memory.used;
+  }
+
+  telemetry(): readonly StageTelemetry[] {
+    const { atStep, remainderTenths, remainderSum } = this.halting;
+    const maxSteps = atStep.length - 1;
+    this.halting = new HaltingCounts(maxSteps);
+    const decoded = new HaltingCounts(maxSteps);
+    for (const cohort of this.cohorts) addTo(decoded, cohort.takeHalting());
+    return [
+      this.encoderCounter.take({ haltedAtStep: atStep, remainderTenths, remainderSum }),
+      this.decoderCounter.take({
+        haltedAtStep: decoded.atStep,
+        remainderTenths: decoded.remainderTenths,
+        remainderSum: decoded.remainderSum,
+      }),
+    ];
+  }
+}
+
+function addTo(sum: HaltingCounts, { atStep, remainderTenths, remainderSum }: HaltingCounts): void {
+  for (const [step, count] of atStep.entries()) sum.atStep[step] = (sum.atStep[step] as number) + count;
+  for (const [tenth, count] of remainderTenths.entries())
+    sum.remainderTenths[tenth] = (sum.remainderTenths[tenth] as number) + count;
+  sum.remainderSum += remainderSum;
+}
