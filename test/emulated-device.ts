@@ -112,6 +112,10 @@ export class EmulatedDevice implements Device {
     return new Emulated(type, capacity);
   }
 
+  pinned(type: ElementType, capacity: number): PinnedArray {
+    return new Emulated(type, capacity);
+  }
+
   int32(capacity: number): PinnedArray<Int32Array> {
     return new Emulated('int32', capacity) as PinnedArray<Int32Array>;
   }

@@ -2,8 +2,9 @@
 import { openScoringGraphs, ResidentScoring } from '../families/resident-scoring.js';
 import type { ModelDescription } from '../models/description.js';
 import type { Device } from '../runtime/device.js';
+import { HostedBackend } from '../runtime/hosted-backend.js';
 import { openOrtCuda } from '../runtime/ort-cuda.js';
-import type { Opened } from './model-stages.js';
+import { type ModelSetup, type Opened, openModel } from './model-stages.js';
 import { ResidentScoreStage } from './resident-score-stage.js';
 
 export interface DeviceSetup {
@@ -44,7 +45,7 @@ const FINISH_ROWS_MAX = 4096;
 
 /** The stages of a model on the device; null: it has no graphs for one, and runs on the CPU. Throws RuntimeFailure. */
 export function openOnDevice(device: Device, model: ModelDescription, setup: DeviceSetup): Opened | null {
-  if (model.deviceGraphs === undefined || model.task !== 'score') return null;
+  if (model.deviceGraphs === undefined || model.span !== undefined || model.task !== 'score') return null;
   const { rowsMax, lanesMax, slotsMax, stepsMax, cohorts } = setup;
   const limits = { rowsMax, lanesMax, slotsMax, stepsMax, finishRowsMax: FINISH_ROWS_MAX, flatRows: FLAT_ROWS };
   const graphs = openScoringGraphs(device, model);
@@ -58,4 +59,16 @@ export function openOnDevice(device: Device, model: ModelDescription, setup: Dev
     for (const graph of Object.values(graphs)) graph.release();
   };
   return { stages: [stage], release };
+}
+
+/** A model with attention spans on the device: the stages of the CPU over the device's memory, in float32. Throws RuntimeFailure. */
+export function openSpansOnDevice(
+  device: Device,
+  model: ModelDescription,
+  setup: ModelSetup,
+  { threads, rowsMax }: DeviceSetup,
+): Promise<Opened[]> {
+  const graphs = model.deviceGraphs ?? model.graphs;
+  const limits = { ...setup.limits, rowsMax };
+  return openModel(new HostedBackend(device, threads), { ...model, graphs }, { ...setup, limits }, false);
 }

@@ -8,7 +8,7 @@ import type { ModelDescription } from '../models/description.js';
 import type { Backend } from '../runtime/backend.js';
 import { openOrtCapi } from '../runtime/ort-capi.js';
 import { openOrtNode } from '../runtime/ort-node.js';
-import { type DeviceSetup, openDevice, openOnDevice } from './device-stages.js';
+import { type DeviceSetup, openDevice, openOnDevice, openSpansOnDevice } from './device-stages.js';
 import { EngineLoop } from './loop.js';
 import { type ModelSetup, type Opened, openModel } from './model-stages.js';
 import type { FromEngine, ToEngine } from './protocol.js';
@@ -68,7 +68,9 @@ export async function runWorker(setup: WorkerSetup, open: typeof openBackend = o
     try {
       const onDevice = device === null || setup.device === undefined ? null : openOnDevice(device, model, setup.device);
       if (onDevice !== null) parts.push(onDevice);
-      parts.push(...(await openModel(backend, model, setup, onDevice !== null)));
+      if (device !== null && setup.device !== undefined && model.span !== undefined)
+        parts.push(...(await openSpansOnDevice(device, model, setup, setup.device)));
+      else parts.push(...(await openModel(backend, model, setup, onDevice !== null)));
     } catch (error) {
       close(model.id);
       throw error;

@@ -181,7 +181,8 @@ export class Stack {
 }
 
 export function pool(backend: Backend, rows: number, columns: number): Tensor {
-  const tensor = backend.tensor('float32', rows * columns);
+  const capacity = rows * columns;
+  const tensor = backend.pool?.('float32', capacity) ?? backend.tensor('float32', capacity);
   tensor.reshape([rows, columns]);
   return tensor;
 }

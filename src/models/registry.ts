@@ -90,13 +90,19 @@ export function describe({ folder, manifest, createdAtUnix }: ModelPackage, prec
     vocabularySize: manifest.dimensions.vocab,
     parameters: manifest.parameters,
     graphs,
-    ...(manifest.precisions.float16 === undefined ? {} : { deviceGraphs: manifest.precisions.float16 }),
+    ...deviceGraphs(manifest),
     folder,
     provenance: manifest.provenance,
     quality: manifest.quality,
     createdAtUnix,
     ...familyFacts(manifest),
   };
+}
+
+/** Of attention spans the float32 graphs do: they are standard operators, which the CUDA provider has; those of 8 bits it has not. */
+function deviceGraphs({ family, precisions }: Manifest): Pick<ModelDescription, 'deviceGraphs'> {
+  const graphs = family === 'adaptive-span' ? precisions.float32 : precisions.float16;
+  return graphs === undefined ? {} : { deviceGraphs: graphs };
 }
 
 function familyFacts(manifest: Manifest) {

@@ -42,12 +42,14 @@ export interface Graph {
 }
 
 export interface Backend {
-  readonly name: 'ort-capi' | 'ort-node';
+  readonly name: 'ort-capi' | 'ort-node' | 'ort-cuda';
   readonly device: string;
   readonly threads: number;
   /** Opens an .onnx file (its weights may lie in a file beside it). Throws RuntimeFailure with the runtime's own message. */
   open(file: string): Graph | Promise<Graph>;
   tensor(type: ElementType, capacity: number): Tensor;
+  /** A tensor whose `data` nobody looks at, all zero; absent: `tensor` will do. */
+  pool?(type: ElementType, capacity: number): Tensor;
   /** Native objects not yet released: 0 after a clean shutdown. */
   liveHandles(): number;
   release(): void | Promise<void>;

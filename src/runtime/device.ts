@@ -71,6 +71,7 @@ export interface Device {
   readonly device: string;
   open(file: string): DeviceGraph;
   buffer(type: ElementType, capacity: number): DeviceBuffer;
+  pinned(type: ElementType, capacity: number): PinnedArray;
   int32(capacity: number): PinnedArray<Int32Array>;
   float32(capacity: number): PinnedArray<Float32Array>;
   /** Sets every byte of a buffer. */

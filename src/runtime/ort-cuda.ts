@@ -8,7 +8,14 @@
 import { existsSync } from 'node:fs';
 import path from 'node:path';
 import koffi from 'koffi';
-import { type ElementType, elementCount, hostArray, RuntimeFailure, type TensorSpec } from './backend.js';
+import {
+  type ElementType,
+  elementCount,
+  type HostArray,
+  hostArray,
+  RuntimeFailure,
+  type TensorSpec,
+} from './backend.js';
 import { type CudaApi, cudaApi, cudaDevices } from './cuda-api.js';
 import type {
   BoundRun,
@@ -69,22 +76,23 @@ class CudaBuffer implements DeviceBuffer {
   }
 }
 
-class CudaPinned<Data extends Int32Array | Float32Array> implements PinnedArray<Data> {
+class CudaPinned<Data extends HostArray> implements PinnedArray<Data> {
   readonly data: Data;
-  readonly type: ElementType;
-  readonly bytesPerElement = 4;
+  readonly bytesPerElement: number;
   private readonly pointer: Pointer;
   private released = false;
 
   constructor(
     private readonly owner: CudaDevice,
-    make: new (buffer: ArrayBuffer) => Data,
+    readonly type: ElementType,
     readonly capacity: number,
   ) {
-    const bytes = Math.max(16, capacity * 4);
+    const like = hostArray(type, 1);
+    this.bytesPerElement = like.BYTES_PER_ELEMENT;
+    const bytes = Math.max(16, capacity * this.bytesPerElement);
     this.pointer = owner.handles.take((out) => owner.cuda.cudaHostAlloc(out, bytes, 0));
+    const make = like.constructor as new (buffer: ArrayBuffer) => Data;
     this.data = new make(koffi.view(this.pointer, bytes));
-    this.type = this.data instanceof Int32Array ? 'int32' : 'float32';
   }
 
   at(element: number): Pointer {
@@ -235,6 +243,8 @@ class CudaDevice implements Device {
         has_user_compute_stream: '1',
         user_compute_stream: String(this.stream),
         arena_extend_strategy: 'kSameAsRequested',
+        // Graphs in float32 are meant so.
+        use_tf32: '0',
         // Convolutions would otherwise be tuned at the first run; there are none.
         cudnn_conv_algo_search: 'HEURISTIC',
       };
@@ -249,12 +259,16 @@ class CudaDevice implements Device {
     return new CudaBuffer(this, type, capacity);
   }
 
+  pinned(type: ElementType, capacity: number): PinnedArray {
+    return new CudaPinned(this, type, capacity);
+  }
+
   int32(capacity: number): PinnedArray<Int32Array> {
-    return new CudaPinned(this, Int32Array, capacity);
+    return new CudaPinned(this, 'int32', capacity);
   }
 
   float32(capacity: number): PinnedArray<Float32Array> {
-    return new CudaPinned(this, Float32Array, capacity);
+    return new CudaPinned(this, 'float32', capacity);
   }
 
   fill(buffer: DeviceBuffer, byte: number): void {
@@ -357,7 +371,7 @@ class CudaMarker implements Marker {
   }
 }
 
-function own(buffer: DeviceBuffer): CudaBuffer | CudaPinned<Int32Array | Float32Array> {
+function own(buffer: DeviceBuffer): CudaBuffer | CudaPinned<HostArray> {
   if (!(buffer instanceof CudaBuffer || buffer instanceof CudaPinned)) throw new Error('a buffer of another device');
   return buffer;
 }
