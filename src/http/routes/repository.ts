@@ -68,12 +68,17 @@ export async function repositoryRoutes(app: App, deps: AppDeps): Promise<void> {
  * A page of another origin could otherwise unload the models of a server on the reader's own machine: its request needs no preflight.
  * @throws ServerError FORBIDDEN
  */
-function assertMayChange({ headers, key }: FastifyRequest, { config, keys }: AppDeps): void {
+function assertMayChange({ headers, key }: FastifyRequest, { config, keys, scrape }: AppDeps): void {
   if (config.modelControl === 'none') {
     throw new ServerError(
       'FORBIDDEN',
       'models do not change while this server runs: start it with --model-control explicit',
     );
+  }
+  if (scrape !== undefined) {
+    const message =
+      'each process of --workers has models of its own: use --model-control watch and change the models folder';
+    throw new ServerError('FORBIDDEN', message);
   }
   if (keys.required && key?.admin !== true) {
     throw new ServerError('FORBIDDEN', 'this API key may not change models: one with "admin": true may');
