@@ -1,11 +1,10 @@
 #!/usr/bin/env bash
-# Packs what a bare GPU machine needs (Node, ONNX Runtime with its CUDA provider, the native operators, the server) into parts of under 27 MB
+# Packs what a bare GPU machine needs (Node, ONNX Runtime with its CUDA provider, the native operators, the server) into parts of 18 MB
 # under .gpu/parts, for machines that take only so much at a time. `unpack.sh` puts them together there.
 #
-# usage: loadtest/gpu/pack.sh [MODELS_FOLDER]      after npm ci && npm run build && npm run gpu:install && export/cuda/build.sh
+# usage: loadtest/gpu/pack.sh, after npm ci && npm run build && npm run gpu:install && export/cuda/build.sh
 set -euo pipefail
 cd "$(dirname "$0")/../.."
-models=${1:-models}
 gpu=$PWD/.gpu
 app=$gpu/app
 rm -rf "$app" "$gpu/parts" && mkdir -p "$app" "$gpu/parts"
@@ -19,10 +18,6 @@ find "$app/node_modules/onnxruntime-node/bin/napi-v6" -mindepth 1 -maxdepth 1 ! 
 rm -rf "$app/node_modules/onnxruntime-node/bin/napi-v6/linux/arm64" "$app/node_modules/onnxruntime-web" "$app"/node_modules/@koromix/koffi-{darwin,win32,freebsd,openbsd,android}*
 mkdir -p "$app/dist" && cp -r dist/src dist/loadtest "$app/dist/"
 mkdir -p "$app/export/node" && cp export/node/translate-loop.mjs "$app/export/node/"
-# Weights travel with the repository; graphs and manifests may be newer.
-mkdir -p "$app/models" && for model in ut-lm-en ut-mt-ende; do
-  mkdir -p "$app/models/$model" && find "$models/$model" -type f ! -name weights.bin -exec cp {} "$app/models/$model/" \;
-done
 lib=$app/node_modules/onnxruntime-node/bin/napi-v6/linux/x64
 mv "$lib/libonnxruntime.so.1" "$gpu/"
 cp "$gpu/lib/libponder_adaptive.so" "$lib/"
@@ -31,13 +26,9 @@ cp "$gpu/provider/libonnxruntime_providers_shared.so" "$lib/"
 [ -f "$gpu/libonnxruntime.so.1.xz" ] || xz -T0 -6 -k "$gpu/libonnxruntime.so.1"
 [ -f "$gpu/node.xz" ] || { cp "$(readlink -f "$(command -v node)")" "$gpu/node" && strip "$gpu/node" && xz -T0 -6 "$gpu/node"; }
 [ -f "$gpu/provider.xz" ] || xz -T0 -6 -c "$gpu/provider/libonnxruntime_providers_cuda.so" > "$gpu/provider.xz"
-# Ten pieces of the provider fill the parts up to the same size.
-mkdir -p "$gpu/parts/"{1,2,3}
-tar -C "$gpu" -c app | xz -T0 -3 > "$gpu/parts/1/app.tar.xz"
-cp "$gpu/node.xz" "$gpu/parts/2/"
-cp "$gpu/libonnxruntime.so.1.xz" "$gpu/parts/3/"
-split -n 10 -d "$gpu/provider.xz" "$gpu/parts/provider."
-mv "$gpu"/parts/provider.0[0-4] "$gpu/parts/1/"
-mv "$gpu/parts/provider.05" "$gpu/parts/2/"
-mv "$gpu"/parts/provider.0[6-9] "$gpu/parts/3/"
+tar -C "$gpu" -c app | xz -T0 -3 > "$gpu/app.tar.xz"
+# One after another, then cut: a part a call.
+tar -C "$gpu" -c app.tar.xz node.xz libonnxruntime.so.1.xz provider.xz | split -b 18000000 -d -a 1 - "$gpu/parts/part."
+for part in "$gpu"/parts/part.?; do mkdir -p "$gpu/parts/${part##*.}" && mv "$part" "$gpu/parts/${part##*.}/"; done
+ls "$gpu/parts" | wc -l > "$gpu/parts/0/count"
 du -sh "$gpu"/parts/*

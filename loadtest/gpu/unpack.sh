@@ -1,16 +1,17 @@
 #!/usr/bin/env bash
-# Puts together what pack.sh made, on the machine with the GPU: call it after each part has arrived; with all three there it leaves .gpu/run ready.
+# Puts together what pack.sh made, on the machine with the GPU: call it after each part has arrived; with all of them there it leaves .gpu/run ready.
 set -euo pipefail
 cd "$(dirname "$0")/../../.gpu"
 mkdir -p have run
-cp -r parts/*/* have/
-for need in app.tar.xz node.xz libonnxruntime.so.1.xz provider.00 provider.05 provider.09; do
-  [ -f "have/$need" ] || { echo "waiting for $need"; exit 0; }
-done
+cp parts/*/* have/
+[ -f have/count ] && [ "$(ls have/part.? | wc -l)" -eq "$(cat have/count)" ] || { echo "parts so far: $(ls have/part.? | wc -l)"; exit 0; }
+cat have/part.? | tar -C have -x
 tar -C run -xJf have/app.tar.xz --strip-components=1
 lib=run/node_modules/onnxruntime-node/bin/napi-v6/linux/x64
-[ -f run/node ] || { xz -dc have/node.xz > run/node && chmod +x run/node; }
+xz -dc have/node.xz > run/node && chmod +x run/node
 xz -dc have/libonnxruntime.so.1.xz > "$lib/libonnxruntime.so.1"
-cat have/provider.?? | xz -T0 -dc > "$lib/libonnxruntime_providers_cuda.so"
-for model in run/models/*; do cp "../models/$(basename "$model")/"{weights.bin,tokenizer.json} "$model/"; done
+xz -T0 -dc have/provider.xz > "$lib/libonnxruntime_providers_cuda.so"
+for model in ../models/*; do
+  mkdir -p "run/models/$(basename "$model")" && cp -n "$model"/* "run/models/$(basename "$model")/"
+done
 echo 'ready: .gpu/run'
