@@ -131,6 +131,9 @@ export const OPTIONS = {
   deviceStepsMax: integer(4, 1, 16, {
     help: 'Steps launched at once on a GPU while no sequence is likely to end within them.',
   }),
+  deviceCacheRowsMax: integer(262_144, 1, 16 * MIB, {
+    help: "Rows of the decoder's key and value caches on a GPU (2 KiB each at width 512), over all cohorts; full ones make requests wait.",
+  }),
   workers: integer(1, 1, 64, {
     help: 'Processes that share the port, each with an engine of its own; sessions and the limits of keys are those of one process.',
   }),
@@ -337,6 +340,12 @@ export function assertServable(config: Config, models: readonly ModelDescription
     if (config.cacheRowsMax < rows) {
       throw new ConfigError(
         `cacheRowsMax (${config.cacheRowsMax}) is below what a request to ${id} can need (${rows}): raise --cache-rows-max`,
+      );
+    }
+    const onDevice = rows * config.deviceCohorts;
+    if (task === 'translate' && config.deviceCacheRowsMax < onDevice) {
+      throw new ConfigError(
+        `deviceCacheRowsMax (${config.deviceCacheRowsMax}) is below what a request to ${id} can need in each cohort (${onDevice} in all): raise --device-cache-rows-max`,
       );
     }
   }

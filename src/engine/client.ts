@@ -658,6 +658,7 @@ export async function startEngine(
         slotsMax: config.deviceSlotsMax,
         cohorts: config.deviceCohorts,
         stepsMax: config.deviceStepsMax,
+        cacheRowsMax: config.deviceCacheRowsMax,
       },
       queueWaitMsMax: config.queueWaitMsMax,
       models,

@@ -4,6 +4,7 @@ import type { ModelDescription } from '../models/description.js';
 import type { Device } from '../runtime/device.js';
 import { HostedBackend } from '../runtime/hosted-backend.js';
 import { openOrtCuda } from '../runtime/ort-cuda.js';
+import { openTranslationOnDevice } from './device-translation.js';
 import { type ModelSetup, type Opened, openModel } from './model-stages.js';
 import { ResidentScoreStage } from './resident-score-stage.js';
 
@@ -17,6 +18,7 @@ export interface DeviceSetup {
   readonly slotsMax: number;
   readonly cohorts: number;
   readonly stepsMax: number;
+  readonly cacheRowsMax: number;
 }
 
 export interface OpenedDevice {
@@ -45,7 +47,9 @@ const FINISH_ROWS_MAX = 4096;
 
 /** The stages of a model on the device; null: it has no graphs for one, and runs on the CPU. Throws RuntimeFailure. */
 export function openOnDevice(device: Device, model: ModelDescription, setup: DeviceSetup): Opened | null {
-  if (model.deviceGraphs === undefined || model.span !== undefined || model.task !== 'score') return null;
+  if (model.deviceGraphs === undefined || model.span !== undefined) return null;
+  if (model.task === 'translate') return openTranslationOnDevice(device, model, setup);
+  if (model.task !== 'score') return null;
   const { rowsMax, lanesMax, slotsMax, stepsMax, cohorts } = setup;
   const limits = { rowsMax, lanesMax, slotsMax, stepsMax, finishRowsMax: FINISH_ROWS_MAX, flatRows: FLAT_ROWS };
   const graphs = openScoringGraphs(device, model);
