@@ -1,7 +1,8 @@
 /** What the page may cost: bytes, time to the first paint, time to draw a reply. The limits are the project's, the figures are printed. */
 import assert from 'node:assert/strict';
 import { readdirSync, statSync } from 'node:fs';
-import { test } from 'node:test';
+import { availableParallelism, loadavg } from 'node:os';
+import { type TestContext, test } from 'node:test';
 import { fileURLToPath } from 'node:url';
 import { BROWSER, open, said, serve, until, withBrowser } from './browser.js';
 
@@ -11,6 +12,17 @@ const BYTES_MAX = 150_000;
 const FIRST_PAINT_MS_MAX = 1000;
 const REPAINT_MS_MAX = 100;
 const FOLDER = fileURLToPath(new URL('../../src/page', import.meta.url));
+
+/**
+ * A time is judged by the best of several, because the suite's own tests may hold the cores for a moment; and not at all while the
+ * machine has several times the work it has cores for, when it says nothing about the page. It is printed either way.
+ */
+function judge(t: TestContext, what: string, times: readonly number[], limitMs: number): void {
+  const [load = 0] = loadavg();
+  t.diagnostic(`${what} after ${times.map((ms) => ms.toFixed(0)).join(', ')} ms, load ${load.toFixed(1)}`);
+  if (load > 3 * availableParallelism()) t.skip(`not judged at a load of ${load.toFixed(1)}`);
+  else assert.ok(Math.min(...times) < limitMs, `${what}: ${times} ms`);
+}
 
 test(`all files of the page together are under ${BYTES_MAX} bytes compressed`, (t) => {
   for (const ending of ['.br', '.gz']) {
@@ -44,9 +56,7 @@ test(`the first paint comes within ${FIRST_PAINT_MS_MAX} ms`, BROWSER, async (t)
     const page = await open(t, `${url}/`);
     paints.push(await page.evaluate<number>(`performance.getEntriesByName('first-contentful-paint')[0].startTime`));
   }
-  t.diagnostic(`first contentful paint after ${paints.map((ms) => ms.toFixed(0)).join(', ')} ms`);
-  // The best of three visits with nothing cached: the suite's other tests may hold both cores for most of a second.
-  assert.ok(Math.min(...paints) < FIRST_PAINT_MS_MAX, `${paints} ms`);
+  judge(t, 'first contentful paint', paints, FIRST_PAINT_MS_MAX);
 });
 
 test(`500 tokens are drawn within ${REPAINT_MS_MAX} ms of the reply`, BROWSER, async (t) => {
@@ -62,7 +72,5 @@ test(`500 tokens are drawn within ${REPAINT_MS_MAX} ms of the reply`, BROWSER, a
   const durations = await page.evaluate<number[]>(
     `performance.getEntriesByName('score-repaint').slice(1).map(({ duration }) => duration)`,
   );
-  t.diagnostic(`drawn in ${durations.map((ms) => ms.toFixed(0)).join(', ')} ms`);
-  // The best of five: what else runs in the suite may hold both cores for the length of a frame, and that is not the page's time.
-  assert.ok(Math.min(...durations) < REPAINT_MS_MAX, `${durations} ms`);
+  judge(t, 'drawn', durations, REPAINT_MS_MAX);
 });
