@@ -223,7 +223,15 @@ test('a wrong method: 405 with Allow; an unknown path: 404; both in the one shap
   const models = await server.app.inject({ method: 'POST', url: '/v1/models/fake', payload: { a: 1 } });
   assert.equal(models.statusCode, 405, models.body);
   assert.equal(models.headers.allow, 'GET, HEAD');
-  for (const url of ['/', '/v1', '/v1/score/', '/docs/static/nope.js', '/%00', `/${'x'.repeat(5000)}`]) {
+  for (const url of [
+    '/page/none.js',
+    '/page/',
+    '/v1',
+    '/v1/score/',
+    '/docs/static/nope.js',
+    '/%00',
+    `/${'x'.repeat(5000)}`,
+  ]) {
     const reply = await server.app.inject(url);
     assert.equal(reply.statusCode, 404, `${url.slice(0, 20)} ${reply.body}`);
     assert.equal(reply.json().error.code, 'NOT_FOUND');
