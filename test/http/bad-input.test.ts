@@ -226,6 +226,7 @@ test('a wrong method: 405 with Allow; an unknown path: 404; both in the one shap
   for (const url of [
     '/page/none.js',
     '/page/',
+    '/page/views',
     '/v1',
     '/v1/score/',
     '/docs/static/nope.js',

@@ -31,6 +31,11 @@ export async function pageRoutes(app: App): Promise<void> {
     });
     return;
   }
+  // A folder is no file of ours; asked for one, fastify-static answers 403.
+  app.addHook('onRequest', async (request, reply) => {
+    const { pathname } = new URL(request.url, 'http://page');
+    if (request.routeOptions.url !== '/' && !/\.\w+$/.test(pathname)) return reply.callNotFound();
+  });
   await app.register(fastifyStatic, {
     root: FOLDER,
     prefix: '/page/',
