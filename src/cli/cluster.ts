@@ -76,6 +76,7 @@ class Primary {
 
   run(stop: AbortSignal): Promise<number> {
     return new Promise((resolve, reject) => {
+      let failure: CommandError | null = null;
       for (let place = 0; place < this.config.workers; place++) this.fork(place);
       cluster.on('message', (worker, message: unknown) => {
         if (isOurs(message)) void this.receive(worker, message as FromWorker);
@@ -87,14 +88,15 @@ class Primary {
         const place = this.places.get(worker.id) ?? 0;
         this.places.delete(worker.id);
         for (const collection of this.collections.values()) this.arrived(collection, worker.id);
-        if (this.stopping) {
-          if (this.places.size === 0) resolve(EXIT.ok);
-          return;
-        }
-        if (!this.everListened) {
-          this.stopAll();
+        if (!this.stopping && !this.everListened) {
           // The worker has said why on stderr, which it shares with us.
-          if (this.places.size === 0) reject(new CommandError(`no worker could start (exit code ${code})`));
+          failure = new CommandError(`no worker could start (exit code ${code})`);
+          this.stopAll();
+        }
+        if (this.stopping) {
+          if (this.places.size > 0) return;
+          if (failure === null) resolve(EXIT.ok);
+          else reject(failure);
           return;
         }
         this.io.stderr.write(

@@ -1,6 +1,8 @@
 /** Several processes at one port: they share the work, stop in order, and tell their metrics as one. */
 import assert from 'node:assert/strict';
+import { spawnSync } from 'node:child_process';
 import { test } from 'node:test';
+import { fileURLToPath } from 'node:url';
 import { Scrape, scrape, startServer } from '../../loadtest/server.js';
 import { coresOf, threadsOf } from '../../src/cli/cluster.js';
 import type { FromWorker, ToWorker } from '../../src/cli/cluster-messages.js';
@@ -78,6 +80,15 @@ test('a worker answers a collection, asks for all, and falls back on its own whe
   assert.equal(stopped, false);
   tell({ ponder: 'stop' });
   assert.equal(stopped, true);
+});
+
+test('when no worker can start, the command fails', { timeout: 60_000 }, () => {
+  const main = fileURLToPath(new URL('../../src/main.js', import.meta.url));
+  const argv = [main, 'serve', '--workers', '2', '--port', '0', '--models', '/nowhere'];
+  const { status, stderr } = spawnSync(process.execPath, argv, { encoding: 'utf8' });
+  assert.equal(status, 1);
+  assert.match(stderr, /cannot read the models folder \/nowhere.*set --models/);
+  assert.match(stderr, /no worker could start/);
 });
 
 test('two processes at one port: whoever is scraped tells of all, and SIGTERM ends both with 0', {
