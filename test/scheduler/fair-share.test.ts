@@ -104,3 +104,42 @@ test('whoever has work waits for two turns of each other stage at most, whatever
     { numRuns: 500 },
   );
 });
+
+test('a stage that rests while another works moves nothing: it goes on from where it was', () => {
+  const share = new FairShare(2);
+  share.charge(0, 100);
+  share.charge(1, 10);
+  share.rest(1);
+  share.charge(1, 5);
+  assert.deepEqual(share.order(), [1, 0], '15 is before 100');
+});
+
+test('when all have rested, whoever comes first has no credit for the time before', () => {
+  const share = new FairShare(2);
+  share.charge(0, 100);
+  share.rest(0);
+  share.rest(1);
+  share.charge(1, 10);
+  share.charge(0, 5);
+  assert.deepEqual(share.order(), [0, 1], '105 is before 110');
+});
+
+test('a stage that works all the time keeps what it is behind', () => {
+  const share = new FairShare(2);
+  share.charge(1, 10);
+  share.charge(0, 100);
+  share.charge(0, 1);
+  share.charge(1, 5);
+  assert.deepEqual(share.order(), [1, 0], '15 is before 101');
+});
+
+test('a stage that comes back starts where the turn served last started, not at what it had used', () => {
+  const share = new FairShare(3);
+  share.charge(0, 10);
+  share.charge(0, 90);
+  share.charge(0, 50);
+  share.charge(2, 1);
+  assert.deepEqual(share.order(), [1, 2, 0], '101 is before 150: not 1');
+  share.charge(1, 30);
+  assert.deepEqual(share.order(), [2, 1, 0], '101, 130, 150');
+});
