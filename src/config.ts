@@ -221,6 +221,9 @@ export const OPTIONS = {
   logLevel: choice(['fatal', 'error', 'warn', 'info', 'debug', 'silent'], 'info', {
     help: 'Least severity that is logged (JSON lines on standard output); debug logs every request.',
   }),
+  tracesUrl: text('none', {
+    help: 'Where traces go (OpenTelemetry, OTLP over HTTP), such as http://collector:4318/v1/traces; none: nowhere.',
+  }),
   latencyBucketsMs: list(
     [0.5, 1, 2.5, 5, 10, 25, 50, 100, 250, 500, 1000, 2500, 5000, 10_000, 30_000],
     'rising numbers above 0, separated by commas',

@@ -19,7 +19,8 @@ import { counted, countsText, type Trial } from './trial.js';
 
 const IN_FLIGHT = 12;
 const BACK_MS_MAX = 2000;
-const ALLOWED = ['OK', 'ENGINE_LOST', 'NOT_READY'];
+/** A restarted engine may be behind: what is refused at the door was not lost. */
+const ALLOWED = ['OK', 'ENGINE_LOST', 'NOT_READY', 'QUEUE_FULL'];
 /** Of resident memory from the fifth kill to the last. */
 const GROWTH_MAX = 0.05;
 

@@ -15,6 +15,7 @@ import { guessingDetector, loadLanguageDetector } from '../http/language-detecto
 import { ModelRepository } from '../http/model-repository.js';
 import { createMetrics } from '../metrics/metrics.js';
 import { Observer } from '../metrics/observe.js';
+import type { Traces } from '../metrics/traces.js';
 import type { ModelDescription, RefusedModel } from '../models/description.js';
 import { loadModels } from '../models/registry.js';
 import { loadTokenizer } from '../tokenize/tokenizer.js';
@@ -103,6 +104,7 @@ interface Server {
   /** Aborts when the first process of several says so. */
   readonly stopped: AbortSignal;
   readonly repository: ModelRepository;
+  readonly traces: Traces | undefined;
 }
 
 async function start(config: Config, world: ServeDependencies): Promise<Server> {
@@ -130,6 +132,9 @@ async function start(config: Config, world: ServeDependencies): Promise<Server> 
     },
     { latencyBucketsMs: config.latencyBucketsMs, processMetrics: true },
   );
+  // Some megabytes of libraries that nobody loads who has no collector.
+  const traces =
+    config.tracesUrl === 'none' ? undefined : (await import('../metrics/traces.js')).openTraces(config.tracesUrl);
   const stopped = new AbortController();
   const shared = cluster.isWorker ? new ClusterWorker(channel(), metrics, () => stopped.abort()) : null;
   const app = await buildApp({
@@ -144,12 +149,13 @@ async function start(config: Config, world: ServeDependencies): Promise<Server> 
     refused: allRefused,
     metrics,
     observer: new Observer(metrics),
+    traces,
     scrape: shared === null ? undefined : () => shared.scrape(),
     logger: { level: config.logLevel, ...(world.log === undefined ? {} : { stream: world.log }) },
   });
   app.log.info(`device: ${engine.info().deviceReason}`);
   for (const { id, reason } of allRefused()) app.log.warn({ model: id, reason }, 'package refused');
-  return { app, engine, admission, keys, repository, stopped: stopped.signal };
+  return { app, engine, admission, keys, repository, traces, stopped: stopped.signal };
 }
 
 interface Loaded {
@@ -226,12 +232,13 @@ const CLOSING_MS_MAX = 1000;
  * What is in is finished: first the requests, then the replies, then the engine, which keeps nothing, then the connections. A
  * step that takes too long is passed over; the process ends within `drainMsMax`.
  */
-async function drain({ app, engine, admission }: Server, drainMsMax: number): Promise<void> {
+async function drain({ app, engine, admission, traces }: Server, drainMsMax: number): Promise<void> {
   const closingMs = Math.min(CLOSING_MS_MAX, drainMsMax / 2);
   app.log.info(`stopping: ${admission.requestsInWork} requests in work`);
   admission.drain();
   await atMost(drainMsMax - closingMs, admission.whenIdle());
   await atMost(closingMs / 2, engine.drain(0));
+  await atMost(closingMs / 4, traces?.stop() ?? Promise.resolve());
   const closed = app.close();
   await atMost(closingMs / 4, closed);
   app.server.closeAllConnections();

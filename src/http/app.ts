@@ -14,7 +14,10 @@ import Fastify, {
   LogController,
   type RawServerDefault,
 } from 'fastify';
+import { monotonicMs } from '../clock.js';
 import type { Config } from '../config.js';
+import { readTraceParent } from '../metrics/trace-context.js';
+import type { RequestTrace } from '../metrics/traces.js';
 import { VERSION } from '../version.js';
 import { authHooks } from './auth.js';
 import type { App, AppDeps } from './deps.js';
@@ -59,6 +62,12 @@ export async function buildApp(deps: AppDeps): Promise<App> {
       fail(error, request as FastifyRequest, reply as FastifyReply, config);
     },
   }).withTypeProvider<TypeBoxTypeProvider>();
+  // Lines of one request carry its id, and the trace of whoever sent it.
+  app.setChildLoggerFactory((logger, bindings, options, raw) => {
+    const parent = readTraceParent(raw.headers.traceparent);
+    const traced = parent === null ? {} : { traceId: parent.traceId, parentSpanId: parent.spanId };
+    return logger.child({ ...bindings, ...traced }, options);
+  });
   app.server.headersTimeout = config.headersTimeoutMs;
   app.server.maxConnections = config.connectionsMax;
   app.server.on('checkExpectation', (_request, response) => {
@@ -171,7 +180,7 @@ function serverOptions({ config, observer, logger, tls }: AppDeps): FastifyHttpO
 }
 
 /** Opens the one exit of a request: the closing of its response, which comes after the reply and after a hang-up alike. */
-function openExit(request: FastifyRequest, reply: FastifyReply, { observer }: AppDeps): void {
+function openExit(request: FastifyRequest, reply: FastifyReply, { observer, traces }: AppDeps): void {
   const exit = new RequestExit();
   request.exit = exit;
   reply.header('x-request-id', request.id);
@@ -180,11 +189,23 @@ function openExit(request: FastifyRequest, reply: FastifyReply, { observer }: Ap
     const route = request.routeOptions.url;
     const key = request.key?.name ?? null;
     observer.finished(route ?? null, exit.outcome, key);
+    if (traces !== undefined && request.method === 'POST') traces.record(traceOf(request), Date.now());
     request.log.debug(
       { method: request.method, route, outcome: exit.outcome, ...(key === null ? {} : { key }) },
       'request left',
     );
   });
+}
+
+function traceOf({ id, exit, headers, routeOptions }: FastifyRequest): RequestTrace {
+  return {
+    route: routeOptions.url ?? 'none',
+    requestId: id,
+    outcome: exit.outcome,
+    parent: readTraceParent(headers.traceparent),
+    totalMs: monotonicMs() - exit.startedAtMs,
+    phases: exit.phases,
+  };
 }
 
 function fail(thrown: unknown, request: FastifyRequest, reply: FastifyReply, config: Config): void {

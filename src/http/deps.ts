@@ -6,6 +6,7 @@ import type { Config } from '../config.js';
 import type { Engine } from '../engine/engine.js';
 import type { Metrics } from '../metrics/metrics.js';
 import type { Observer } from '../metrics/observe.js';
+import type { Traces } from '../metrics/traces.js';
 import type { RefusedModel } from '../models/description.js';
 import type { Tokenizer } from '../tokenize/types.js';
 import type { Admission } from './admission.js';
@@ -36,6 +37,8 @@ export interface AppDeps {
   readonly detector: LanguageDetector;
   readonly metrics: Metrics;
   readonly observer: Observer;
+  /** Where traces of requests go; absent: nowhere. */
+  readonly traces?: Traces | undefined;
   /** The text of /metrics where it is not this process's alone. */
   readonly scrape?: (() => Promise<string>) | undefined;
   readonly logger: NonNullable<FastifyServerOptions['logger']>;

@@ -12,6 +12,8 @@ export class RequestExit {
   readonly startedAtMs = monotonicMs();
   /** What the reply says; the error handler sets it. */
   outcome: Outcome = 'OK';
+  /** What its phases took, once that is known. */
+  phases: { readonly tokenizeMs: number; readonly queueMs: number; readonly computeMs: number } | null = null;
   /** Whose request it is, for fairness; whoever checks keys sets it. */
   tenant = '';
   readonly #abort = new AbortController();

@@ -14,6 +14,7 @@ export interface Split {
 
 /** The figures of the body where browsers (Server-Timing) and clients of text-embeddings-inference (whole milliseconds) look. */
 export function sendTiming(reply: FastifyReply, { queue_ms, tokenize_ms, compute_ms, total_ms }: Split): void {
+  reply.request.exit.phases = { tokenizeMs: tokenize_ms, queueMs: queue_ms, computeMs: compute_ms };
   reply.headers({
     'server-timing': `queue;dur=${queue_ms}, tokenize;dur=${tokenize_ms}, compute;dur=${compute_ms}, total;dur=${total_ms}`,
     'x-queue-time': String(Math.round(queue_ms)),

@@ -74,6 +74,7 @@ export async function runTranslation(
     firstTokenMs,
     furtherTokensMs: Math.max(0, totalMs - firstTokenMs),
   });
+  exit.phases = { tokenizeMs, queueMs, computeMs };
   const timing = {
     queue_ms: roundMs(queueMs),
     tokenize_ms: roundMs(tokenizeMs),

@@ -31,6 +31,8 @@ const SEAMS: Readonly<Record<string, string>> = {
   koffi: 'runtime',
   'onnxruntime-node': 'runtime',
   'prom-client': 'metrics',
+  '@opentelemetry/api': 'metrics',
+  '@opentelemetry/sdk-trace-base': 'metrics',
   fastify: 'http',
   'eld/extrasmall': 'http',
   htmlparser2: 'translate',
