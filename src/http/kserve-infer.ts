@@ -3,6 +3,7 @@ import type { ModelDescription } from '../models/description.js';
 import type { AppDeps } from './deps.js';
 import type { InferOrder } from './kserve-order.js';
 import { inferScore } from './kserve-score.js';
+import { inferSpans } from './kserve-span.js';
 import type { OutputTensor } from './kserve-tensors.js';
 import { inferTranslation } from './kserve-translate.js';
 import type { RequestExit } from './request-exit.js';
@@ -21,6 +22,7 @@ export async function infer(
   model: ModelDescription,
   order: InferOrder,
 ): Promise<Inference> {
+  if (model.span !== undefined) return inferSpans(deps, exit, { ...model, span: model.span }, order);
   switch (model.task) {
     case 'score':
       return inferScore(deps, exit, model, order);

@@ -44,6 +44,21 @@ const SCORER: ModelTensors = {
   ],
 };
 
+/** `head_spans`: keys of each layer and head; the dynamic kind also has the mean span of each token. */
+const SPAN_SCORER: ModelTensors = {
+  data: SCORER.data,
+  fields: [one('span_max', 'INT32'), one('top_logprobs', 'INT32')],
+  outputs: [
+    any('logprobs', 'FP32'),
+    ...TOKENS,
+    any('offsets', 'INT32'),
+    any('head_spans', 'INT32', 2),
+    any('top_ids', 'INT32', 2),
+    any('top_logprobs', 'FP32', 2),
+  ],
+};
+const DYNAMIC_SPAN_SCORER: ModelTensors = { ...SPAN_SCORER, outputs: [...SPAN_SCORER.outputs, any('spans', 'FP32')] };
+
 const TRANSLATOR: ModelTensors = {
   data: [any('text', 'BYTES')],
   fields: [
@@ -63,7 +78,8 @@ const TRANSLATOR: ModelTensors = {
   ],
 };
 
-export function tensorsOf({ task }: ModelDescription): ModelTensors {
+export function tensorsOf({ task, span }: ModelDescription): ModelTensors {
+  if (span !== undefined) return span.kind === 'dynamic' ? DYNAMIC_SPAN_SCORER : SPAN_SCORER;
   switch (task) {
     case 'score':
       return SCORER;

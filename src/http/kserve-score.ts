@@ -21,18 +21,22 @@ export async function inferScore(
   const { config, admission } = deps;
   const body = checkFields<ScoreBody>(ScoreBody, { ...fields, input: '' });
   const settings = { ...scoreSettings(body, model, config), deadlineMs };
-  const top = outputs.find(({ name, named }) => named && name.startsWith('top_'));
-  if (top !== undefined && settings.topLogprobs === 0) {
-    const message = `output '${top.name}' needs the parameter top_logprobs: set it to the number of candidates`;
-    throw new ServerError('INVALID_REQUEST', message, 'top_logprobs');
-  }
+  assertTopsAsked(outputs, settings.topLogprobs);
   const inputs = scoreInputs(data, deps, model);
   exit.hold(admission.takeRequest());
   const { reply, scored } = await runScore(deps, exit, { model, inputs, settings });
   return { outputs: scoreOutputs(scored, settings.topLogprobs), usage: reply.usage, timing: reply.timing };
 }
 
-function scoreInputs(
+/** @throws ServerError INVALID_REQUEST when an output is named that there is none of */
+export function assertTopsAsked(outputs: InferOrder['outputs'], topLogprobs: number): void {
+  const top = outputs.find(({ name, named }) => named && name.startsWith('top_'));
+  if (top === undefined || topLogprobs > 0) return;
+  const message = `output '${top.name}' needs the parameter top_logprobs: set it to the number of candidates`;
+  throw new ServerError('INVALID_REQUEST', message, 'top_logprobs');
+}
+
+export function scoreInputs(
   data: InferOrder['data'],
   { config }: AppDeps,
   { vocabularySize }: ModelDescription,
@@ -104,11 +108,11 @@ function scoreOutputs(scored: readonly ScoredInput[], topLogprobs: number): Outp
   ];
 }
 
-function joinFloats(parts: readonly Float32Array[]): Float32Array {
+export function joinFloats(parts: readonly Float32Array[]): Float32Array {
   return fill(new Float32Array(lengthOf(parts)), parts);
 }
 
-function joinInts(parts: readonly (Int32Array | Uint8Array)[]): Int32Array {
+export function joinInts(parts: readonly (Int32Array | Uint8Array)[]): Int32Array {
   return fill(new Int32Array(lengthOf(parts)), parts);
 }
 

@@ -146,6 +146,31 @@ test('top candidates: only when they are asked for', async () => {
   assert.match(without.json().error, /top_ids.*top_logprobs/);
 });
 
+test('a model with attention spans: spans in the place of depths, and a cap in that of a budget', async () => {
+  const url = '/v2/models/span-lm-bytes/infer';
+  const whole = (await post({ inputs: [text('ab', 'cde')] }, {}, url)).json();
+  assert.deepEqual(outputOf(whole, 'lengths').data, [2, 3]);
+  assert.deepEqual(outputOf(whole, 'head_spans').data, [5, 16, 10, 61]);
+  assert.deepEqual(outputOf(whole, 'head_spans').shape, [2, 2]);
+  const scored = await server.app.inject({
+    method: 'POST',
+    url: '/v1/score',
+    payload: { model: 'span-lm-bytes', input: ['ab', 'cde'], span_max: 8 },
+  });
+  const capped = (await post({ inputs: [text('ab', 'cde')], parameters: { span_max: 8 } }, {}, url)).json();
+  assert.deepEqual(
+    outputOf(capped, 'logprobs').data,
+    scored
+      .json()
+      .results.flatMap(({ tokens }: { tokens: { logprob: number }[] }) => tokens.map(({ logprob }) => logprob)),
+  );
+  assert.equal(capped.parameters.tokens, 5);
+  const odd = await post({ inputs: [text('a')], parameters: { max_steps: 2 } }, {}, url);
+  assert.equal(odd.statusCode, 400);
+  const metadata = (await server.app.inject('/v2/models/span-lm-bytes')).json();
+  assert.ok(!metadata.outputs.some(({ name }: Output) => name === 'depths'));
+});
+
 test('translates: texts and the tokens of both sides', async () => {
   const reply = await post({ inputs: [text('Abc.', '')] }, {}, '/v2/models/fake-mt/infer');
   const body = reply.json();
@@ -366,12 +391,6 @@ const BAD: readonly (readonly [string, () => ReturnType<typeof post>, ErrorCode,
   ['a gzip bomb', () => post(bomb, { 'content-encoding': 'gzip' }), 'PAYLOAD_TOO_LARGE', /65536 bytes/],
   ['a body that is too large', () => post(Buffer.alloc(65_537)), 'PAYLOAD_TOO_LARGE', /65536 bytes/],
   ['an unknown model', () => post(given({}), {}, '/v2/models/none/infer'), 'UNKNOWN_MODEL', /use one of fake/],
-  [
-    'a model with attention spans',
-    () => post(given({}), {}, '/v2/models/span-lm-bytes/infer'),
-    'INVALID_REQUEST',
-    /use POST \/v1\/score/,
-  ],
   [
     'an unknown version',
     () => post(given({}), {}, '/v2/models/fake/versions/2/infer'),
