@@ -35,9 +35,9 @@ const LEARNING_RATE = 1 / 16;
 const ERROR_MEAN_START = 1;
 const ERROR_DEVIATION_START = 0.2;
 const DEVIATIONS = 2;
-/** Predictions below this are mostly what no queue causes. */
-const PREDICTED_MS_MIN = 20;
-const ERROR_MAX = 20;
+/** What shorter ones take is mostly what no queue causes: they teach nothing of longer ones. */
+const PREDICTED_MS_MIN = 100;
+const ERROR_MAX = 4;
 const RETRY_AFTER_SECONDS_MAX = 60;
 
 export class Backlog {

@@ -150,6 +150,21 @@ test('the error is learnt: predictions that are too short refuse sooner, those t
   close(backlog.refusal(order(1000, { deadlineAtMs: 600 }), 0)?.predictedMs ?? 0, 800 * 1.4);
 });
 
+test('short work that took long for other reasons does not make long work look hopeless', () => {
+  const backlog = learnt();
+  for (let i = 0; i < 200; i++) {
+    backlog.enter(i, order(100), 0);
+    backlog.leave(i, 4000, 400);
+  }
+  backlog.enter(1000, order(1000, { deadlineAtMs: 500 }), 0);
+  assert.ok(backlog.expect(order(1000, { deadlineAtMs: 600 })).doneMs < 1200, 'not a hundred times 800 ms');
+  for (let i = 0; i < 200; i++) {
+    backlog.enter(i, order(1000, { deadlineAtMs: 1 }), 0);
+    backlog.leave(i, 1e6, 4000);
+  }
+  assert.ok(backlog.expect(order(1000, { deadlineAtMs: 600 })).doneMs < 800 * 4.5, 'and there is a limit');
+});
+
 test('a clock that jumps back spoils nothing', () => {
   const backlog = learnt();
   backlog.enter(1, order(1000), 5000);

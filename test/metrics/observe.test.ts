@@ -174,7 +174,7 @@ test('names and labels follow the conventions', () => {
   for (const { name, type, labelNames } of declared) {
     assert.match(name, /^ponder_[a-z_]+$/);
     assert.equal(name.endsWith('_total') && !/_(slots|rows|bytes)_total$/.test(name), type === 'counter', name);
-    const known = ['model', 'route', 'outcome', 'stage', 'phase', 'finished_reason', 'quality'];
+    const known = ['model', 'route', 'outcome', 'stage', 'phase', 'finished_reason', 'quality', 'key'];
     for (const label of labelNames) assert.ok(known.includes(label), `${name} ${label}`);
   }
 });
