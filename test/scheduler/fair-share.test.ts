@@ -143,3 +143,15 @@ test('a stage that comes back starts where the turn served last started, not at 
   share.charge(1, 30);
   assert.deepEqual(share.order(), [2, 1, 0], '101, 130, 150');
 });
+
+test('a stage that comes starts where the others are, and one that goes leaves the rest in their order', () => {
+  const share = new FairShare(2);
+  turns(share, 100, always, () => 5);
+  share.add();
+  const served = turns(share, 30, always, () => 5);
+  const ofNew = served.filter((i) => i === 2).length;
+  assert.ok(ofNew >= 10 && ofNew <= 12, `${ofNew} of 30 turns`);
+  share.remove(0);
+  assert.deepEqual(share.order().toSorted(), [0, 1]);
+  assert.equal(new Set(turns(share, 10, always, () => 5)).size, 2);
+});
