@@ -141,6 +141,7 @@ export class FakeEngine implements Engine {
       reason,
       device: 'cpu',
       deviceReason: 'a fake',
+      deviceWarnings: [],
       backend: 'fake',
       threads: 1,
       restarts,

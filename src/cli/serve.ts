@@ -153,7 +153,9 @@ async function start(config: Config, world: ServeDependencies): Promise<Server> 
     scrape: shared === null ? undefined : () => shared.scrape(),
     logger: { level: config.logLevel, ...(world.log === undefined ? {} : { stream: world.log }) },
   });
-  app.log.info(`device: ${engine.info().deviceReason}`);
+  const { deviceReason, deviceWarnings } = engine.info();
+  app.log.info(`device: ${deviceReason}`);
+  for (const warning of deviceWarnings) app.log.warn(`device: ${warning}`);
   for (const { id, reason } of allRefused()) app.log.warn({ model: id, reason }, 'package refused');
   return { app, engine, admission, keys, repository, traces, stopped: stopped.signal };
 }

@@ -77,7 +77,7 @@ export interface EngineSettings {
   /** Longest time without a sign of life while there is work; then the worker is ended and another one started. */
   readonly stallMsMax?: number;
   readonly terminateMsMax?: number;
-  /** Called when a worker that stalled can't be ended either. */
+  /** Called when only another process can go on: a worker that stalled can't be ended either, or the GPU does not come back. */
   readonly onStuck?: (reason: string) => void;
   /** Tests bring their own worker, clock and timers. */
   readonly spawn?: (setup: WorkerSetup) => EngineWorker;
@@ -106,6 +106,10 @@ export class EngineClient implements Engine {
   private state: EngineState = 'starting';
   private reason: string | null = 'the engine is loading its models';
   private ready = { device: 'cpu', deviceReason: '', backend: '', threads: 0 };
+  /** By model, and null for all of them. */
+  private readonly deviceWarnings = new Map<string | null, string>();
+  /** Those of the worker before. */
+  private warnedBefore: ReadonlySet<string | null> = new Set();
   private restarts = 0;
   private restartDelayMs = RESTART_DELAY_MS_MIN;
   private cancelRestart: (() => void) | null = null;
@@ -158,6 +162,7 @@ export class EngineClient implements Engine {
       state: this.state,
       reason: this.reason,
       ...this.ready,
+      deviceWarnings: [...this.deviceWarnings.values()],
       restarts: this.restarts,
       backlogMs: this.backlog.ms,
     };
@@ -247,6 +252,7 @@ export class EngineClient implements Engine {
     const model = this.served.find((one) => one.id === id);
     if (model === undefined) throw new Error(`model ${id} is not served`);
     this.served = this.served.filter((one) => one !== model);
+    this.deviceWarnings.delete(id);
     await settled;
     try {
       await this.ask((jobId) => ({ type: 'close', jobId, model: id }));
@@ -430,6 +436,8 @@ export class EngineClient implements Engine {
   private spawn(): void {
     const { spawn = spawnWorker, setup } = this.settings;
     const worker = spawn({ ...setup, models: this.served, handles: this.handles });
+    this.warnedBefore = new Set(this.deviceWarnings.keys());
+    this.deviceWarnings.clear();
     const spawnedAtMs = this.now();
     let failure = 'it ended without a reason';
     this.worker = worker;
@@ -450,7 +458,11 @@ export class EngineClient implements Engine {
 
   private receive(message: FromEngine): void {
     switch (message.type) {
+      case 'device-warning':
+        this.deviceWarnings.set(message.model, message.reason);
+        break;
       case 'ready':
+        this.keepDevice(message.device, message.deviceReason);
         this.ready = {
           device: message.device,
           deviceReason: message.deviceReason,
@@ -520,6 +532,21 @@ export class EngineClient implements Engine {
       this.spawn();
     });
     this.restartDelayMs = Math.min(RESTART_DELAY_MS_MAX, this.restartDelayMs * 2);
+  }
+
+  /**
+   * What CUDA has lost, and memory of a thread that was killed, is lost to the whole process: a worker that follows one with a GPU may find none, or
+   * no room. Going on with less than was served before would be a failure that nobody sees; a new process gets the GPU back, or says why not.
+   */
+  private keepDevice(device: string, deviceReason: string): void {
+    if (this.restarts === 0 || this.ready.device === 'cpu') return;
+    const refused = this.served.map(({ id }) => this.refusedByRuntime.get(id));
+    const fallen = [...this.deviceWarnings].map(([model, reason]) =>
+      this.warnedBefore.has(model) ? undefined : reason,
+    );
+    const moved = device === this.ready.device ? undefined : deviceReason;
+    const why = [moved, ...refused, ...fallen].find((reason) => reason !== undefined);
+    if (why !== undefined) this.settings.onStuck?.(`${this.ready.device} was lost and does not come back: ${why}`);
   }
 
   /** A step hangs: its jobs are answered at once, and the worker is ended, if that is possible. */

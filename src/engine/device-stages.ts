@@ -3,7 +3,7 @@ import { openScoringGraphs, ResidentScoring } from '../families/resident-scoring
 import type { ModelDescription } from '../models/description.js';
 import type { Device } from '../runtime/device.js';
 import { HostedBackend } from '../runtime/hosted-backend.js';
-import { openOrtCuda } from '../runtime/ort-cuda.js';
+import { openOrtCuda, providerInstalled } from '../runtime/ort-cuda.js';
 import { openTranslationOnDevice } from './device-translation.js';
 import { type ModelSetup, type Opened, openModel } from './model-stages.js';
 import { ResidentScoreStage } from './resident-score-stage.js';
@@ -25,18 +25,23 @@ export interface OpenedDevice {
   readonly device: Device | null;
   /** Why it is this one, or why the CPU is used. */
   readonly reason: string;
+  /** The CPU is used though a GPU was named, or the provider was installed for one. */
+  readonly fellBack: boolean;
 }
 
-/** Never throws: without a device that works the CPU serves, and the reason is told. */
-export function openDevice(setup: DeviceSetup | undefined): OpenedDevice {
-  if (setup === undefined || setup.device === 'cpu') return { device: null, reason: 'the CPU, as --device says' };
+/** Never throws: without a device that works the CPU serves, and the reason is told. @param open tests bring devices that fail */
+export function openDevice(setup: DeviceSetup | undefined, open: typeof openOrtCuda = openOrtCuda): OpenedDevice {
+  if (setup === undefined || setup.device === 'cpu')
+    return { device: null, reason: 'the CPU, as --device says', fellBack: false };
   const wanted = /^cuda:(\d+)$/.exec(setup.device);
   try {
     const { threads, spin } = setup;
-    const device = openOrtCuda({ threads, spin, deviceId: Number(wanted?.[1] ?? 0), nativeOperators: true });
-    return { device, reason: `${device.device}, ${device.name}${wanted === null ? ', chosen automatically' : ''}` };
+    const device = open({ threads, spin, deviceId: Number(wanted?.[1] ?? 0), nativeOperators: true });
+    const reason = `${device.device}, ${device.name}${wanted === null ? ', chosen automatically' : ''}`;
+    return { device, reason, fellBack: false };
   } catch (error) {
-    return { device: null, reason: `the CPU, since CUDA can't be used: ${(error as Error).message}` };
+    const reason = `the CPU, since CUDA can't be used: ${(error as Error).message}`;
+    return { device: null, reason, fellBack: wanted !== null || providerInstalled() };
   }
 }
 

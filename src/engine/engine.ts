@@ -97,6 +97,8 @@ export interface EngineInfo {
   readonly device: string;
   /** Why that device, in a sentence for people. */
   readonly deviceReason: string;
+  /** Where the CPU serves what a GPU was expected to serve, and why: a sentence each. */
+  readonly deviceWarnings: readonly string[];
   readonly backend: string;
   readonly threads: number;
   /** Times the worker was restarted after it died. */

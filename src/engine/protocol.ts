@@ -238,6 +238,8 @@ export type FromEngine =
       readonly backend: string;
       readonly threads: number;
     }
+  /** The CPU serves a model, or all of them (null), that a GPU was expected to serve. */
+  | { readonly type: 'device-warning'; readonly model: string | null; readonly reason: string }
   /** A package that the runtime could not open; sent before `ready`. */
   | { readonly type: 'refused'; readonly model: string; readonly reason: string }
   | { readonly type: 'window'; readonly jobId: number; readonly index: number; readonly result: ScoreWindowResult }

@@ -8,9 +8,10 @@ import type { ModelDescription } from '../models/description.js';
 import type { Backend } from '../runtime/backend.js';
 import { openOrtCapi } from '../runtime/ort-capi.js';
 import { openOrtNode } from '../runtime/ort-node.js';
-import { type DeviceSetup, openDevice, openOnDevice, openSpansOnDevice } from './device-stages.js';
+import { openAnywhere } from './device-fallback.js';
+import { type DeviceSetup, openDevice } from './device-stages.js';
 import { EngineLoop } from './loop.js';
-import { type ModelSetup, type Opened, openModel } from './model-stages.js';
+import type { ModelSetup, Opened } from './model-stages.js';
 import type { FromEngine, ToEngine } from './protocol.js';
 import type { Stage } from './stage.js';
 
@@ -59,22 +60,14 @@ export async function runWorker(setup: WorkerSetup, open: typeof openBackend = o
     moved = [];
   };
   const backend = await open(setup);
-  const { device, reason } = openDevice(setup.device);
+  const { device, reason, fellBack } = openDevice(setup.device);
+  if (fellBack) post({ type: 'device-warning', model: null, reason });
   /** By model: what it holds, on whichever device. */
-  const opened = new Map<string, Opened[]>();
+  const opened = new Map<string, readonly Opened[]>();
   const openAll = async (model: ModelDescription): Promise<Stage[]> => {
-    const parts: Opened[] = [];
+    const warn = (why: string) => post({ type: 'device-warning', model: model.id, reason: why });
+    const parts = await openAnywhere(backend, device, model, setup, warn);
     opened.set(model.id, parts);
-    try {
-      const onDevice = device === null || setup.device === undefined ? null : openOnDevice(device, model, setup.device);
-      if (onDevice !== null) parts.push(onDevice);
-      if (device !== null && setup.device !== undefined && model.span !== undefined)
-        parts.push(...(await openSpansOnDevice(device, model, setup, setup.device)));
-      else parts.push(...(await openModel(backend, model, setup, onDevice !== null)));
-    } catch (error) {
-      close(model.id);
-      throw error;
-    }
     return parts.flatMap(({ stages }) => stages);
   };
   const close = (id: string): void => {

@@ -283,6 +283,9 @@ export const Info = Type.Object({
   state: Type.String(),
   device: Type.String(),
   device_reason: Type.String({ description: 'Why that device, or why no GPU.' }),
+  device_warnings: Type.Array(Type.String(), {
+    description: 'Where the CPU serves what a GPU was expected to serve, and why.',
+  }),
   backend: Type.String(),
   threads: Type.Integer(),
   engine_restarts: Type.Integer(),

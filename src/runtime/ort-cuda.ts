@@ -382,10 +382,13 @@ function nativeOperators({ nativeOperators: wanted }: OrtCudaOptions): string | 
   return wanted && existsSync(file) ? file : null;
 }
 
+export function providerInstalled(): boolean {
+  return existsSync(path.join(path.dirname(ortLibraryFile()), CUDA_PROVIDER));
+}
+
 /** Throws RuntimeFailure with the reason when there is no such device, no provider, or the driver does not fit. */
 export function openOrtCuda(options: OrtCudaOptions): Device {
-  const provider = path.join(path.dirname(ortLibraryFile()), CUDA_PROVIDER);
-  if (!existsSync(provider))
+  if (!providerInstalled())
     throw new RuntimeFailure('cuda', `${CUDA_PROVIDER} is not installed: run npm run gpu:install`);
   return new CudaDevice(options);
 }

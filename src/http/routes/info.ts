@@ -17,13 +17,14 @@ export function infoRoutes(app: App, { config, engine }: AppDeps, models: ModelT
       },
     },
     async () => {
-      const { state, device, deviceReason, backend, threads, restarts } = engine.info();
+      const { state, device, deviceReason, deviceWarnings, backend, threads, restarts } = engine.info();
       return {
         name: 'ponder-serve',
         version: VERSION,
         state,
         device,
         device_reason: deviceReason,
+        device_warnings: [...deviceWarnings],
         backend,
         threads,
         engine_restarts: restarts,
