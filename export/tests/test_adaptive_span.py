@@ -223,3 +223,52 @@ def test_a_vocabulary_that_does_not_fit_is_refused(tmp_path, lines, says):
         path.write_text(lines)
     with pytest.raises(ValueError, match=says):
         export.read_vocabulary(path, 40)
+
+
+def attention_graph(
+    folder: Path, s: span.SpanShape, groups: list[dict], pe: torch.Tensor, z: torch.Tensor, block: int
+) -> ort.InferenceSession:
+    """One layer's mask and attention, for these groups of its heads."""
+    constants = {"pe": pe, "distance": torch.arange(s.span_max - 1, -1, -1).float()}
+    inputs, outputs, lines = ["float[1, 1, 1, 1] cap"], [], ["axis1 = Constant <value_ints = [1]> ()"]
+    lines.append(f"end = Constant <value_ints = [{s.span_max}]> ()")
+    for j, g in enumerate(groups):
+        h, width = len(g["heads"]), g["span"]
+        constants[f"z.{j}"] = z[g["heads"]].reshape(1, h, 1, 1)
+        inputs += [f"float[1, {h}, {block}, {s.d_head}] q{j}", f"int32[1, {width + block}] window{j}"]
+        inputs += [f"float[rows{j}, {h * s.d_head}] {name}{j}" for name in ("k", "v")]
+        outputs.append(f"float[1, {block}, {h * s.d_head}] o{j}")
+        lines += [
+            f"heads{j} = Constant <value = int32[1, {h}, 1] {{{', '.join(map(str, range(h)))}}}> ()",
+            f"far{j} = Constant <value_ints = [{s.span_max - width}]> ()",
+            f'pe{j} = Slice ("pe", far{j}, end, axis1)',
+            f'distance{j} = Slice ("distance", far{j}, end)',
+            f'bias{j} = ai.adaptive.SpanMask <ramp = {float(s.ramp)}> ("z.{j}", cap, distance{j})',
+            f"o{j} = ai.adaptive.SpanAttention (q{j}, k{j}, v{j}, window{j}, heads{j}, pe{j}, bias{j})",
+        ]
+    text = f"attention ({', '.join(inputs)}) => ({', '.join(outputs)}) {{ {chr(10).join(lines)} }}"
+    model = onnx_span.build(text, constants, (onnx_span.span_mask(), onnx_span.span_attention(s.d_head)))
+    export.place(model, export.write_weights(folder / "weights.bin", constants), "weights.bin")
+    (folder / "attention.onnx").write_bytes(model.SerializeToString())
+    return ort.InferenceSession(folder / "attention.onnx", providers=["CPUExecutionProvider"])
+
+
+def test_truncating_each_head_to_its_span_changes_attention_by_less_than_1e_6(tmp_path):
+    s = span.SpanShape(layers=1, d_model=256, heads=4, d_ff=64, span_max=1024, vocab=256, dynamic=False)
+    block, rng = 64, np.random.default_rng(11)
+    random = lambda *dims: rng.standard_normal(dims, dtype=np.float32)  # noqa: E731
+    z = torch.tensor([0.0, 40.3, 265.0, 700.7])
+    keys = [min(s.span_max, math.ceil(x + s.ramp)) for x in z.tolist()]
+    q, k, v = random(1, 4, block, s.d_head) / 8, random(s.span_max + block, 4, s.d_head), random(s.span_max + block, 4, s.d_head)
+    pe = torch.from_numpy(random(s.d_head, s.span_max))
+    results = []
+    for groups in (onnx_span.groups_of(s, keys), [{"heads": [0, 1, 2, 3], "span": s.span_max}]):
+        session = attention_graph(tmp_path, s, groups, pe, z, block)
+        feeds = {"cap": np.full((1, 1, 1, 1), 1e9, np.float32)}
+        for j, g in enumerate(groups):
+            rows = g["span"] + block
+            feeds |= {f"q{j}": q[:, g["heads"]], f"window{j}": np.arange(rows, dtype=np.int32)[None]}
+            feeds |= {f"{name}{j}": x[-rows:, g["heads"]].reshape(rows, -1) for name, x in (("k", k), ("v", v))}
+        results.append(np.concatenate(session.run(None, feeds), 2))
+    assert len(onnx_span.groups_of(s, keys)) > 1
+    assert np.abs(results[0] - results[1]).max() < 1e-6
