@@ -94,12 +94,12 @@ def events(server: Server, given: str | list[int], **fields: Any) -> Iterator[di
                 yield json.loads(line[6:])
 
 
-def check_blocks(options: tuple[str, ...], model: str, ids: list[int]) -> dict:
+def check_blocks(precision: str, options: tuple[str, ...], model: str, ids: list[int]) -> dict:
     """The streams run side by side, each on a server of its own with its own memory."""
     text = bytes(ids).decode()
 
     def stream(block: int) -> tuple[str, dict]:
-        with Server("int8", model, *options, "--span-block-tokens", str(block)) as server, Memory(server.process.pid) as memory:
+        with Server(precision, model, *options, "--span-block-tokens", str(block)) as server, Memory(server.process.pid) as memory:
             last: dict = {}
             for event in events(server, text, return_tokens=False):
                 last = event
@@ -150,6 +150,7 @@ def main() -> int:
     parser.add_argument("--checks", nargs="*", default=list(CHECKS), choices=CHECKS)
     parser.add_argument("--bytes", type=int, default=100_000, help="of the text for pytorch and int8")
     parser.add_argument("--stream-bytes", type=int, default=1_000_000, help="of the text for blocks")
+    parser.add_argument("--stream-precision", default="int8", choices=("int8", "float32"))
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--write", action="store_true", help="store the figures of `pytorch` and `int8` in the manifest")
     parser.add_argument("--report", type=Path, help="JSON to write (default: export/reports/span-parity-MODEL.json)")
@@ -188,8 +189,8 @@ def main() -> int:
             failed.append("a batch against each alone")
     if "blocks" in args.checks:
         stream = text_ids(args.set, args.stream_bytes)
-        report["stream_bytes"] = len(stream)
-        report["blocks"] = check_blocks(options, args.model, stream)
+        report |= {"stream_bytes": len(stream), "stream_precision": args.stream_precision}
+        report["blocks"] = check_blocks(args.stream_precision, options, args.model, stream)
         if len({round(entry["bits_per_byte"], LIMITS["bits_decimals"]) for entry in report["blocks"].values()}) > 1:
             failed.append("blocks of different length")
     if args.write and {"float32", "int8"} <= report.keys():
