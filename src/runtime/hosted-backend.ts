@@ -128,7 +128,8 @@ export class HostedBackend implements Backend {
   tensor(type: ElementType, capacity: number): Tensor {
     // At least one element: an empty array has no address, and a shape may hold a 0.
     const memory = this.deviceOf.pinned(type, Math.max(1, capacity));
-    memory.data.fill(0 as never);
+    const { buffer, byteOffset, byteLength } = memory.data;
+    new Uint8Array(buffer, byteOffset, byteLength).fill(0);
     return new HostedTensor(memory, memory);
   }
 
