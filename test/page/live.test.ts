@@ -9,11 +9,10 @@ test('live: the figures are those of the metrics, while the view is open', BROWS
   const { url, app, engine } = await serve(t);
   const page = await open(t, `${url}/#live`);
   await said(page, 'live', /idle/);
-  await app.inject({ method: 'POST', url: '/v1/score', payload: { input: 'abc' } });
+  await app.inject({ method: 'POST', url: '/v1/score', payload: { model: 'fake', input: 'abc' } });
   // 8 positions halted after 20 steps, with 6 renewals.
   engine.report(stageReport());
-  await said(page, 'live', /at work/);
-  assert.equal(await page.locator('#live-depth').textContent(), '2.50');
+  await page.locator('#live-depth').filter({ hasText: '2.50' }).waitFor();
   assert.equal(await page.locator('#live-share').textContent(), '95 %');
   assert.equal(await page.locator('#live-queue').textContent(), '5');
   assert.equal(await page.locator('#live-queue-beside').textContent(), '6 sequences running, 0 requests in work');
@@ -23,7 +22,9 @@ test('live: the figures are those of the metrics, while the view is open', BROWS
   assert.ok((await page.locator('#live-depth-line path').count()) > 0, 'a line was drawn');
   await page.locator('#live-pause').click();
   let asked = 0;
-  page.on('request', () => asked++);
+  page.on('request', (request) => {
+    if (request.url().endsWith('/metrics')) asked++;
+  });
   await page.locator('#live-pause').click();
   await page.waitForRequest(/\/metrics$/);
   await page.locator('#to-span').click();
