@@ -332,7 +332,7 @@ export function assertServable(config: Config, models: readonly ModelDescription
   // One window of the longest model must fit everywhere, or a request could wait for ever.
   for (const { id, contextTokens, maxSteps, task, span } of models) {
     if (span !== undefined) continue;
-    for (const name of ['batchRowsMax', 'slotsMax', 'queueTokensMax'] as const) {
+    for (const name of ['batchRowsMax', 'slotsMax', 'queueTokensMax', 'deviceRowsMax', 'deviceSlotsMax'] as const) {
       if (config[name] >= contextTokens) continue;
       throw new ConfigError(
         `${name} (${config[name]}) is below the context of ${id} (${contextTokens}): raise ${flagOf(name)}`,

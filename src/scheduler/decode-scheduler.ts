@@ -46,9 +46,9 @@ export interface Hypothesis {
   /** Steps done at this position. */
   steps: number;
   halted: boolean;
-  readonly ids: readonly number[];
-  readonly logprobs: readonly number[];
-  readonly depths: readonly number[];
+  readonly ids: number[];
+  readonly logprobs: number[];
+  readonly depths: number[];
   readonly total: number;
 }
 
@@ -295,9 +295,7 @@ export class DecodeScheduler {
     const id = best.ids[start] as number;
     const logprob = best.logprobs[start] as number;
     const { depth } = parent.node;
-    const ids = parent.ids as number[];
-    const logprobs = parent.logprobs as number[];
-    const depths = parent.depths as number[];
+    const { ids, logprobs, depths } = parent;
     const total = parent.total + logprob;
     logprobs.push(logprob);
     depths.push(depth);
