@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
+import fc from 'fast-check';
 import type { LaneRequest } from '../../src/scheduler/lane.js';
 import { LaneQueue, type TimeLimits } from '../../src/scheduler/lane-queue.js';
 
@@ -123,4 +124,80 @@ test('overdue: by deadline always, by start until its first lane was taken; long
   queue.settle(3);
   queue.abort(4);
   assert.deepEqual(queue.overdue(1e9), []);
+});
+
+/** One action on a queue: a job comes, a lane is taken, or a job leaves; then time passes. */
+const actionArbitrary = fc.record({
+  kind: fc.constantFrom('submit', 'submit', 'take', 'take', 'take', 'abort'),
+  count: fc.integer({ min: 1, max: 4 }),
+  tenant: fc.constantFrom('a', 'b', 'c'),
+  deadlineInMs: fc.option(fc.integer({ min: 0, max: 60 })),
+  startInMs: fc.integer({ min: 0, max: 60 }),
+  which: fc.nat(),
+  passesMs: fc.nat(10),
+});
+
+test('whatever comes, is taken and leaves: lanes of a job in order and once, and who is overdue is known', () => {
+  fc.assert(
+    fc.property(fc.array(actionArbitrary, { maxLength: 80 }), (actions) => {
+      const queue = new LaneQueue();
+      /** Jobs that are in: how many of their lanes were taken, and when they must go. */
+      const jobs = new Map<number, { taken: number; count: number; deadlineAtMs: number | null; startByMs: number }>();
+      let nowMs = 0;
+      for (const [id, { kind, count, tenant, deadlineInMs, startInMs, which, passesMs }] of actions.entries()) {
+        const [target] = [...jobs.keys()].slice(which % Math.max(1, jobs.size));
+        if (kind === 'submit') {
+          const deadlineAtMs = deadlineInMs === null ? null : nowMs + deadlineInMs;
+          queue.submit(id, lanes(id, count), { deadlineAtMs, startByMs: nowMs + startInMs, tenant });
+          jobs.set(id, { taken: 0, count, deadlineAtMs, startByMs: nowMs + startInMs });
+        } else if (kind === 'abort' && target !== undefined) {
+          queue.abort(target);
+          jobs.delete(target);
+        } else if (kind === 'take' && queue.head() !== null) {
+          const lane = queue.take();
+          const job = jobs.get(lane.jobId);
+          assert.ok(job !== undefined, 'of a job that has not left');
+          assert.equal(lane.index, job.taken, 'the lanes of a job in order');
+          job.taken += 1;
+        }
+        const waiting = [...jobs.values()].reduce((sum, job) => sum + job.count - job.taken, 0);
+        assert.equal(queue.lanes, waiting);
+        assert.equal(queue.head() === null, waiting === 0);
+        nowMs += passesMs;
+        const late = [...jobs].flatMap(([jobId, { taken, deadlineAtMs, startByMs }]) => {
+          if (deadlineAtMs !== null && deadlineAtMs <= nowMs) return [`${jobId} deadline`];
+          return taken === 0 && startByMs <= nowMs ? [`${jobId} start`] : [];
+        });
+        const said = queue.overdue(nowMs).map(({ jobId, limit }) => `${jobId} ${limit}`);
+        assert.deepEqual(said.sort(), late.sort());
+      }
+    }),
+    { numRuns: 300 },
+  );
+});
+
+test('while both have lanes waiting, no tenant is ahead of another by more than its longest lane', () => {
+  const side = fc.array(fc.integer({ min: 1, max: 40 }), { minLength: 1, maxLength: 20 });
+  fc.assert(
+    fc.property(fc.array(side, { minLength: 2, maxLength: 4 }), (tenants) => {
+      const queue = new LaneQueue();
+      tenants.forEach((lengths, tenant) => {
+        lengths.forEach((length, i) => {
+          const jobId = 100 * tenant + i;
+          queue.submit(jobId, lanes(jobId, 1, length), limits({ tenant: String(tenant) }));
+        });
+      });
+      const longest = Math.max(...tenants.flat());
+      const rows = tenants.map(() => 0);
+      const left = tenants.map(({ length }) => length);
+      while (left.every((count) => count > 0)) {
+        const { jobId, ids } = queue.take();
+        const tenant = Math.floor(jobId / 100);
+        rows[tenant] = (rows[tenant] as number) + ids.length;
+        left[tenant] = (left[tenant] as number) - 1;
+        assert.ok(Math.max(...rows) - Math.min(...rows) <= longest, `rows by tenant: ${rows}`);
+      }
+    }),
+    { numRuns: 200 },
+  );
 });
