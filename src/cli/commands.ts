@@ -35,6 +35,11 @@ export const COMMANDS: Readonly<Record<string, CommandEntry>> = {
     load: async () => (await import('./bench.js')).run,
     stops: true,
   },
+  'gpu-install': {
+    help: 'Fetch what serving on a GPU needs, and tell what is missing.',
+    load: async () => (await import('./gpu-install.js')).run,
+    stops: true,
+  },
   tune: {
     help: 'Measure what quality costs, and recommend settings.',
     load: async () => (await import('./tune.js')).run,
@@ -43,6 +48,6 @@ export const COMMANDS: Readonly<Record<string, CommandEntry>> = {
 };
 
 export function usage(): string {
-  const lines = Object.entries(COMMANDS).map(([name, { help }]) => `  ${name.padEnd(10)}${help}`);
+  const lines = Object.entries(COMMANDS).map(([name, { help }]) => `  ${name.padEnd(13)}${help}`);
   return `Usage: ponder-serve COMMAND [options]\n\n${lines.join('\n')}\n\nponder-serve COMMAND --help tells the options of one.\n`;
 }

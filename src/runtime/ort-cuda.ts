@@ -232,6 +232,17 @@ class CudaDevice implements Device {
     }
   }
 
+  /** Loads the provider and what it is linked to, which the first session would do otherwise. Throws RuntimeFailure naming what is missing. */
+  probe(): void {
+    const { handles } = this;
+    const options = handles.take((out) => handles.api.createSessionOptions(out));
+    try {
+      this.addProvider(options);
+    } finally {
+      handles.give(handles.api.releaseSessionOptions, options);
+    }
+  }
+
   private addProvider(options: Pointer): void {
     const { handles } = this;
     const { api } = handles;
@@ -390,5 +401,12 @@ export function providerInstalled(): boolean {
 export function openOrtCuda(options: OrtCudaOptions): Device {
   if (!providerInstalled())
     throw new RuntimeFailure('cuda', `${CUDA_PROVIDER} is not installed: run npm run gpu:install`);
-  return new CudaDevice(options);
+  const device = new CudaDevice(options);
+  try {
+    device.probe();
+  } catch (error) {
+    device.release();
+    throw error;
+  }
+  return device;
 }
