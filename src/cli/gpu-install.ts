@@ -66,9 +66,10 @@ export function run(argv: string[], io: CommandIo, stop: AbortSignal, world = WO
     const lines = [
       check ? await lookAtProvider(world) : await installProvider(world, values.from, stop),
       check ? await lookAtOperators(world) : await installOperators(world),
-      ...NEEDED_LIBRARIES.map(({ file, what, remedy }) => {
+      ...NEEDED_LIBRARIES.map(({ file, what, remedy, optional = false }) => {
         const found = world.canLoad(file);
-        return { what: `${what} (${file})`, missing: !found, says: found ? 'found' : `missing: ${remedy}` };
+        const says = found ? 'found' : `${optional ? 'not found' : 'missing'}: ${remedy}`;
+        return { what: `${what} (${file})`, missing: !found && !optional, says };
       }),
     ];
     for (const { what, says } of lines) await write(io.stdout, `${what}: ${says}\n`);

@@ -80,11 +80,13 @@ export interface NeededLibrary {
   readonly file: string;
   readonly what: string;
   readonly remedy: string;
+  /** The provider loads without it. */
+  readonly optional?: true;
 }
 
 const TOOLKIT = (apt: string, pip: string) => `apt-get install ${apt}, or pip install '${pip}'`;
 
-/** What the provider is linked to (readelf -d): cuDNN and cuFFT are not among it, since the models have no convolutions. */
+/** What the provider is linked to (readelf -d), and cuDNN, which it opens when a kernel asks for it. */
 export const NEEDED_LIBRARIES: readonly NeededLibrary[] = [
   {
     file: 'libcuda.so.1',
@@ -99,6 +101,12 @@ export const NEEDED_LIBRARIES: readonly NeededLibrary[] = [
   { file: 'libcublasLt.so.13', what: 'cuBLASLt 13', remedy: TOOLKIT('libcublas-13-0', 'nvidia-cublas==13.0.*') },
   { file: 'libcublas.so.13', what: 'cuBLAS 13', remedy: TOOLKIT('libcublas-13-0', 'nvidia-cublas==13.0.*') },
   { file: 'libcurand.so.10', what: 'cuRAND 10', remedy: TOOLKIT('libcurand-13-0', 'nvidia-curand==10.4.*') },
+  {
+    file: 'libcudnn.so.9',
+    what: 'cuDNN 9',
+    remedy: `${TOOLKIT('libcudnn9-cuda-13', 'nvidia-cudnn-cu13==9.*')}; only reductions of graphs that run without the native operators ask for it`,
+    optional: true,
+  },
 ];
 
 /** Where the remedies find what they name. */
