@@ -22,6 +22,10 @@ const TRIALS: Readonly<Record<string, { readonly help: string; readonly load: ()
     help: 'Broken, huge, slow and random requests: no 5xx but 503, valid ones beside them are served.',
     load: async () => (await import('./trials/hostile.js')).hostile,
   },
+  workers: {
+    help: 'Throughput over the number of processes.',
+    load: async () => (await import('./trials/workers.js')).workers,
+  },
   soak: {
     help: 'Mixed load for long: memory and latency stay where they are.',
     load: async () => (await import('./trials/soak.js')).soak,

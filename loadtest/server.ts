@@ -29,8 +29,8 @@ export function runningServer(url: string): ServerUnderTest {
   };
 }
 
-/** @param options of `ponder-serve serve`. @throws CommandError when the server ends before it is ready */
-export async function startServer(options: readonly string[]): Promise<ServerUnderTest> {
+/** @param processes that must be ready. @param options of `ponder-serve serve`. @throws CommandError when the server ends before it is ready */
+export async function startServer(options: readonly string[], processes = 1): Promise<ServerUnderTest> {
   const main = fileURLToPath(new URL('../src/main.js', import.meta.url));
   const startedAtMs = monotonicMs();
   const child = spawn(
@@ -41,11 +41,12 @@ export async function startServer(options: readonly string[]): Promise<ServerUnd
     },
   );
   const exited = once(child, 'exit');
+  let ready = 0;
   const url = new Promise<string>((resolve, reject) => {
     // Read to the end: a server whose log nobody reads would stop.
     createInterface(child.stdout).on('line', (line) => {
-      const ready = /"msg":"ready at (http:[^ ,"]+)/.exec(line);
-      if (ready !== null) resolve(ready[1] as string);
+      const at = /"msg":"ready at (http:[^ ,"]+)/.exec(line)?.[1];
+      if (at !== undefined && ++ready === processes) resolve(at);
     });
     exited.then(() => reject(new CommandError('the server ended before it was ready')));
   });
