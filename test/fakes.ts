@@ -124,6 +124,8 @@ export class FakeEngine implements Engine {
   sentencesFree = 0;
   /** Requests that are in the engine now. */
   active = 0;
+  /** Of a GPU; null: the CPU. */
+  deviceMemory: EngineInfo['deviceMemory'] = null;
   #gate: { readonly opened: Promise<void>; readonly open: () => void } | null = null;
   #failure: Error | null = null;
   readonly #listeners = new Set<(telemetry: EngineTelemetry) => void>();
@@ -142,6 +144,7 @@ export class FakeEngine implements Engine {
       device: 'cpu',
       deviceReason: 'a fake',
       deviceWarnings: [],
+      deviceMemory: this.deviceMemory,
       backend: 'fake',
       threads: 1,
       restarts,

@@ -108,6 +108,7 @@ export class EngineClient implements Engine {
   private ready = { device: 'cpu', deviceReason: '', backend: '', threads: 0 };
   /** By model, and null for all of them. */
   private readonly deviceWarnings = new Map<string | null, string>();
+  private deviceMemory: EngineInfo['deviceMemory'] = null;
   /** Those of the worker before. */
   private warnedBefore: ReadonlySet<string | null> = new Set();
   private restarts = 0;
@@ -163,6 +164,7 @@ export class EngineClient implements Engine {
       reason: this.reason,
       ...this.ready,
       deviceWarnings: [...this.deviceWarnings.values()],
+      deviceMemory: this.deviceMemory,
       restarts: this.restarts,
       backlogMs: this.backlog.ms,
     };
@@ -438,6 +440,7 @@ export class EngineClient implements Engine {
     const worker = spawn({ ...setup, models: this.served, handles: this.handles });
     this.warnedBefore = new Set(this.deviceWarnings.keys());
     this.deviceWarnings.clear();
+    this.deviceMemory = null;
     const spawnedAtMs = this.now();
     let failure = 'it ended without a reason';
     this.worker = worker;
@@ -496,6 +499,7 @@ export class EngineClient implements Engine {
         this.jobs.get(message.jobId)?.fail(new ServerError(message.code, message.message, message.param));
         break;
       case 'telemetry':
+        this.deviceMemory = message.telemetry.device ?? null;
         this.backlog.observe(message.telemetry);
         this.depths.observe(message.telemetry);
         for (const listener of this.listeners) listener(message.telemetry);

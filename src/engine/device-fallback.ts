@@ -30,16 +30,20 @@ export async function openAnywhere(
   if (device === null || sizes === undefined) return openModel(backend, model, setup, false);
   if (model.span !== undefined) {
     const spans = await orFallBack(device, model, sizes, warn, (on) => openSpansOnDevice(on, model, setup, sizes));
-    return spans ?? openModel(backend, model, setup, false);
+    return spans?.map(asOnDevice) ?? openModel(backend, model, setup, false);
   }
   const onDevice = await orFallBack(device, model, sizes, warn, async (on) => openOnDevice(on, model, sizes));
   if (onDevice === null) return openModel(backend, model, setup, false);
   try {
-    return [onDevice, ...(await openModel(backend, model, setup, true))];
+    return [asOnDevice(onDevice), ...(await openModel(backend, model, setup, true))];
   } catch (error) {
     onDevice.release();
     throw error;
   }
+}
+
+function asOnDevice(opened: Opened): Opened {
+  return { ...opened, onDevice: true };
 }
 
 async function orFallBack<T>(

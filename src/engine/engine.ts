@@ -5,6 +5,7 @@
 import type { ModelDescription } from '../models/description.js';
 import type {
   Budget,
+  DeviceTelemetry,
   EngineTelemetry,
   GeneratedTokens,
   GenerateJob,
@@ -99,6 +100,8 @@ export interface EngineInfo {
   readonly deviceReason: string;
   /** Where the CPU serves what a GPU was expected to serve, and why: a sentence each. */
   readonly deviceWarnings: readonly string[];
+  /** Of the GPU, at the last report; null: the CPU. */
+  readonly deviceMemory: Pick<DeviceTelemetry, 'usedBytes' | 'totalBytes'> | null;
   readonly backend: string;
   readonly threads: number;
   /** Times the worker was restarted after it died. */

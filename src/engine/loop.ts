@@ -7,12 +7,15 @@
  */
 import { ServerError } from '../errors.js';
 import type { ModelDescription } from '../models/description.js';
+import type { DeviceMemory } from '../runtime/device.js';
 import { FairShare } from '../scheduler/fair-share.js';
-import type { EngineTelemetry, FromEngine, Job, ToEngine } from './protocol.js';
+import type { DeviceTelemetry, EngineTelemetry, FromEngine, Job, StageTelemetry, ToEngine } from './protocol.js';
 import type { Stage, StageGauges, StageTurn } from './stage.js';
 
 /** A report at most this often, milliseconds: often enough for a scrape, rare enough to cost nothing. */
 export const TELEMETRY_INTERVAL_MS = 100;
+/** The memory of a GPU is asked for at most this often, milliseconds: the driver takes longer to tell than a step takes. */
+export const DEVICE_MEMORY_INTERVAL_MS = 1000;
 
 export interface ModelOpener {
   /** The stages of one more model. Rejects when it can't be served. */
@@ -21,11 +24,21 @@ export interface ModelOpener {
   readonly close: (model: string) => void;
 }
 
+/** The GPU, as far as reports tell of it. */
+export interface ReportedDevice {
+  readonly name: string;
+  readonly memory: () => DeviceMemory;
+  /** Whether a stage runs there. */
+  readonly runs: (stage: Stage) => boolean;
+}
+
 export interface LoopDeps {
   /** Those that are there from the start. */
   readonly stages: readonly Stage[];
   /** How models come and go; absent where they don't. */
   readonly opener?: ModelOpener;
+  /** Absent: the CPU. */
+  readonly device?: ReportedDevice;
   readonly queueWaitMsMax: number;
   readonly now: () => number;
   /** The next message, or null when none is there. */
@@ -51,11 +64,14 @@ export class EngineLoop {
   private readonly closing = new Map<string, number>();
   private draining = false;
   private reportedAtMs = 0;
-  private unreported = false;
+  /** With a GPU there is its memory to tell of before anything runs. */
+  private unreported: boolean;
+  private memory: (DeviceMemory & { readonly atMs: number }) | null = null;
 
   constructor(private readonly deps: LoopDeps) {
     this.stages = [...deps.stages];
     this.share = new FairShare(this.stages.length);
+    this.unreported = deps.device !== undefined;
   }
 
   /** Runs until a drain has emptied the engine. Rejects when a graph fails: what the pools then hold is unknown. */
@@ -249,8 +265,11 @@ export class EngineLoop {
     const { stages } = this;
     const gauges = stages.map((stage) => stage.gauges());
     const sum = (of: keyof StageGauges) => gauges.reduce((total, gauge) => total + gauge[of], 0);
+    const reports = stages.map((stage) => stage.telemetry());
+    const device = this.deviceReport(reports, now);
     const telemetry: EngineTelemetry = {
-      stages: stages.flatMap((stage) => stage.telemetry()),
+      stages: reports.flat(),
+      ...(device === null ? {} : { device }),
       lanesWaiting: sum('lanesWaiting'),
       lanesRunning: sum('lanesRunning'),
       slotsUsed: sum('slotsUsed'),
@@ -261,5 +280,17 @@ export class EngineLoop {
     this.deps.post({ type: 'telemetry', telemetry }, []);
     this.reportedAtMs = now;
     this.unreported = false;
+  }
+
+  /** @param reports of each stage */
+  private deviceReport(reports: readonly (readonly StageTelemetry[])[], nowMs: number): DeviceTelemetry | null {
+    const { device } = this.deps;
+    if (device === undefined) return null;
+    if (this.memory === null || nowMs - this.memory.atMs >= DEVICE_MEMORY_INTERVAL_MS)
+      this.memory = { ...device.memory(), atMs: nowMs };
+    const onDevice = reports.filter((_, i) => device.runs(this.stages[i] as Stage)).flat();
+    const busySeconds = onDevice.reduce((sum, { computeSeconds }) => sum + computeSeconds, 0);
+    const { usedBytes, totalBytes } = this.memory;
+    return { name: device.name, usedBytes, totalBytes, busySeconds };
   }
 }

@@ -24,6 +24,8 @@ export interface ModelSetup {
 export interface Opened {
   readonly stages: readonly Stage[];
   readonly release: () => void;
+  /** Its graphs run on a GPU. */
+  readonly onDevice?: true;
 }
 
 /**

@@ -291,6 +291,18 @@ export interface EngineTelemetry {
   /** Rows of the decoders' key and value pools: positions times depths. */
   readonly cacheRowsUsed: number;
   readonly cacheRowsTotal: number;
+  /** Only where there is a GPU. */
+  readonly device?: DeviceTelemetry;
+}
+
+export interface DeviceTelemetry {
+  /** As in `--device`: cuda:0. */
+  readonly name: string;
+  /** Of the whole device, whoever uses it. */
+  readonly usedBytes: number;
+  readonly totalBytes: number;
+  /** Seconds that it ran graphs, since the last report. */
+  readonly busySeconds: number;
 }
 
 /** What a model's stack does: a language model scores and generates, a translation model encodes and decodes. */

@@ -64,10 +64,12 @@ export async function runWorker(setup: WorkerSetup, open: typeof openBackend = o
   if (fellBack) post({ type: 'device-warning', model: null, reason });
   /** By model: what it holds, on whichever device. */
   const opened = new Map<string, readonly Opened[]>();
+  const onDevice = new WeakSet<Stage>();
   const openAll = async (model: ModelDescription): Promise<Stage[]> => {
     const warn = (why: string) => post({ type: 'device-warning', model: model.id, reason: why });
     const parts = await openAnywhere(backend, device, model, setup, warn);
     opened.set(model.id, parts);
+    for (const part of parts) if (part.onDevice) for (const stage of part.stages) onDevice.add(stage);
     return parts.flatMap(({ stages }) => stages);
   };
   const close = (id: string): void => {
@@ -92,6 +94,9 @@ export async function runWorker(setup: WorkerSetup, open: typeof openBackend = o
   const loop = new EngineLoop({
     stages,
     opener: { open: openAll, close },
+    ...(device === null
+      ? {}
+      : { device: { name: device.device, memory: () => device.memory(), runs: (stage) => onDevice.has(stage) } }),
     queueWaitMsMax: setup.queueWaitMsMax,
     now: monotonicMs,
     receive: () => {

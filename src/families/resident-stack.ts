@@ -230,7 +230,6 @@ export class ResidentStack {
       // Each step reports in the same place; what comes before the last step's report is kept behind it.
       if (i < plan.steps) this.device.download(this.progress, this.progress, i * PROGRESS, PROGRESS);
     }
-    this.padded += rows - plan.activeRows;
   }
 
   private enqueueBegin(
@@ -267,11 +266,16 @@ export class ResidentStack {
 
   /** The progress of each step of the last launch, which the device has passed. Valid until the next. */
   progressOf(plan: ResidentPlan): StepProgress[] {
+    // Each step of a launch computes the rows of its bucket, however few still run.
+    let active = plan.activeRows;
+    const rows = bucketFor(this.buckets, active);
     return Array.from({ length: plan.steps }, (_, i) => {
+      this.padded += rows - active;
       const at = ((i + 1) % plan.steps) * PROGRESS;
       const step = this.progress.data.subarray(at, at + PROGRESS);
+      active = step[0] as number;
       return {
-        activeRows: step[0] as number,
+        activeRows: active,
         renewedRows: step[1] as number,
         rowsOfLane: step.subarray(PROGRESS_HEAD),
       };

@@ -286,6 +286,9 @@ export const Info = Type.Object({
   device_warnings: Type.Array(Type.String(), {
     description: 'Where the CPU serves what a GPU was expected to serve, and why.',
   }),
+  device_memory: Type.Union([Type.Object({ used_bytes: Type.Integer(), total_bytes: Type.Integer() }), Type.Null()], {
+    description: 'Memory of the GPU, whoever uses it; null on the CPU.',
+  }),
   backend: Type.String(),
   threads: Type.Integer(),
   engine_restarts: Type.Integer(),

@@ -2,7 +2,7 @@
  * THE metrics table: every series of the server, declared once with its unit and buckets. `observe.ts` turns events into
  * values; sizes are pulled when a scraper asks. Names: prefix `ponder_`, `_total` on counters, `_seconds` for durations.
  * Labels are model, stage (score, encoder, decoder), phase (of a request), route, outcome, quality and finished_reason, all from closed
- * sets, and key, the name of an API key as its file has it: nothing that a client sends becomes a label.
+ * sets, device (cuda:N), and key, the name of an API key as its file has it: nothing that a client sends becomes a label.
  */
 import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from 'prom-client';
 import { SPAN_BOUNDS } from '../engine/protocol.js';
@@ -24,6 +24,8 @@ export interface MetricOptions {
 
 /** Each stack of a model has its own series: the one that scores, the encoder, the decoder. */
 const STACK = ['model', 'stage'] as const;
+
+const DEVICE = ['device'] as const;
 
 /** Steps 1 ... 16; deeper ones count as +Inf. */
 const STEP_BOUNDS = Array.from({ length: 16 }, (_, i) => i + 1);
@@ -194,6 +196,20 @@ export function createMetrics(sources: MetricSources, options: MetricOptions) {
       'model',
     ]),
     sessionsOpen: gauge('ponder_sessions_open', 'Sessions that are open.', ['model']),
+
+    // GPU. Several processes may share one: what each says of its memory is the same, what each kept it busy adds up.
+    deviceMemoryUsed: gauge(
+      'ponder_device_memory_used_bytes',
+      'Memory of the GPU that is in use, by whomever.',
+      DEVICE,
+      'average',
+    ),
+    deviceMemory: gauge('ponder_device_memory_bytes', 'Memory of the GPU.', DEVICE, 'average'),
+    deviceBusySeconds: counter(
+      'ponder_device_busy_seconds_total',
+      'Time that the GPU ran graphs; its rate is the busy share.',
+      DEVICE,
+    ),
 
     lanesWaiting: gauge('ponder_lanes_waiting', 'Sequences waiting for their first step.', []),
     lanesRunning: gauge('ponder_lanes_running', 'Sequences in the depth loop.', []),

@@ -1,5 +1,5 @@
 /** Event -> metric: what the engine reports and how requests end. */
-import type { EngineTelemetry, SpanTelemetry, StageName, StageTelemetry } from '../engine/protocol.js';
+import type { DeviceTelemetry, EngineTelemetry, SpanTelemetry, StageName, StageTelemetry } from '../engine/protocol.js';
 import type { ErrorCode } from '../errors.js';
 import type { Metrics } from './metrics.js';
 
@@ -140,6 +140,13 @@ export class Observer {
     cacheRowsUsed.set(report.cacheRowsUsed);
     cacheRowsTotal.set(report.cacheRowsTotal);
     for (const stage of report.stages) this.#stage(stage);
+    if (report.device !== undefined) this.#device(report.device);
+  }
+
+  #device({ name: device, usedBytes, totalBytes, busySeconds }: DeviceTelemetry): void {
+    this.metrics.deviceMemoryUsed.set({ device }, usedBytes);
+    this.metrics.deviceMemory.set({ device }, totalBytes);
+    this.metrics.deviceBusySeconds.inc({ device }, busySeconds);
   }
 
   #stage(report: StageTelemetry): void {

@@ -40,6 +40,10 @@ test('info: version, options in force, device, refused packages', async (t) => {
   const info = (await app.inject('/v1/info')).json();
   assert.ok(Value.Check(Info, info), JSON.stringify(info));
   assert.equal(info.options.threads, 3);
+  assert.deepEqual([info.device, info.device_reason, info.device_memory], ['cpu', 'a fake', null]);
+  engine.deviceMemory = { usedBytes: 3 * 2 ** 30, totalBytes: 80 * 2 ** 30 };
+  const onDevice = (await app.inject('/v1/info')).json();
+  assert.deepEqual(onDevice.device_memory, { used_bytes: 3 * 2 ** 30, total_bytes: 80 * 2 ** 30 });
   assert.equal(info.engine_restarts, 2);
   assert.deepEqual(info.refused_models, [{ id: 'bad', reason: 'wrong hash' }]);
   assert.match(info.version, /^\d+\.\d+\.\d+/);

@@ -174,7 +174,7 @@ test('names and labels follow the conventions', () => {
   for (const { name, type, labelNames } of declared) {
     assert.match(name, /^ponder_[a-z_]+$/);
     assert.equal(name.endsWith('_total') && !/_(slots|rows|bytes)_total$/.test(name), type === 'counter', name);
-    const known = ['model', 'route', 'outcome', 'stage', 'phase', 'finished_reason', 'quality', 'key'];
+    const known = ['model', 'route', 'outcome', 'stage', 'phase', 'finished_reason', 'quality', 'key', 'device'];
     for (const label of labelNames) assert.ok(known.includes(label), `${name} ${label}`);
   }
 });
@@ -184,4 +184,17 @@ test('two registries live side by side', async () => {
   first.observer.finished('/v1/score', 'OK');
   assert.match(await first.text(), /outcome="OK"\} 1/);
   assert.doesNotMatch(await second.text(), /outcome="OK"/);
+});
+
+test('a GPU: its memory as it was last, the time it was busy summed up; without one there is no series', async () => {
+  const { observer, text } = setup();
+  observer.telemetry(stageReport());
+  assert.doesNotMatch(await text(), /ponder_device_\w+\{/);
+  const device = { name: 'cuda:0', usedBytes: 100, totalBytes: 800, busySeconds: 0.25 };
+  observer.telemetry({ ...stageReport(), device });
+  observer.telemetry({ ...stageReport(), device: { ...device, usedBytes: 120, busySeconds: 0.5 } });
+  const page = await text();
+  assert.equal(valueIn(page, 'ponder_device_memory_used_bytes{device="cuda:0"}'), 120);
+  assert.equal(valueIn(page, 'ponder_device_memory_bytes{device="cuda:0"}'), 800);
+  assert.equal(valueIn(page, 'ponder_device_busy_seconds_total{device="cuda:0"}'), 0.75);
 });

@@ -17,7 +17,7 @@ export function infoRoutes(app: App, { config, engine }: AppDeps, models: ModelT
       },
     },
     async () => {
-      const { state, device, deviceReason, deviceWarnings, backend, threads, restarts } = engine.info();
+      const { state, device, deviceReason, deviceWarnings, deviceMemory, backend, threads, restarts } = engine.info();
       return {
         name: 'ponder-serve',
         version: VERSION,
@@ -25,6 +25,8 @@ export function infoRoutes(app: App, { config, engine }: AppDeps, models: ModelT
         device,
         device_reason: deviceReason,
         device_warnings: [...deviceWarnings],
+        device_memory:
+          deviceMemory === null ? null : { used_bytes: deviceMemory.usedBytes, total_bytes: deviceMemory.totalBytes },
         backend,
         threads,
         engine_restarts: restarts,
