@@ -15,7 +15,7 @@ import { counted, countsText, type Trial, type TrialOptions } from './trial.js';
 
 const PER_SECOND = 15;
 /** What a request sent after the signal may end with. */
-const AFTER = ['OK', 'DRAINING', 'socket: ECONNREFUSED', 'socket: ECONNRESET', 'socket: EPIPE'];
+const AFTER = ['OK', 'DRAINING', 'QUEUE_FULL', 'socket: ECONNREFUSED', 'socket: ECONNRESET', 'socket: EPIPE'];
 
 export const sigterm: Trial = {
   name: 'sigterm',
@@ -32,8 +32,10 @@ export const sigterm: Trial = {
       drainsMs.push(drainMs);
       if (code !== 0) problems.push(`time ${time}: the server exited with ${code}`);
       for (const { sentAtMs, outcome, message } of answers) {
-        // Written before the signal, but read by the server after it: it was told so at the door, and never was in.
-        const atDoor = outcome === 'DRAINING' && message?.startsWith('the server is shutting down') === true;
+        // Refused at the door: full, or written before the signal but read by the server after it. It never was in.
+        const atDoor =
+          outcome === 'QUEUE_FULL' ||
+          (outcome === 'DRAINING' && message?.startsWith('the server is shutting down') === true);
         if (sentAtMs < signalAtMs && !atDoor) {
           before.push(outcome);
           if (outcome !== 'OK') problems.push(`time ${time}: a request sent before SIGTERM ended with ${outcome}`);
