@@ -112,8 +112,14 @@ export class ResidentScoring implements LaunchingFamily {
     }
     for (let start = 0; start < padded; start += FINISH_CHUNK_ROWS) {
       const bucket = Math.min(FINISH_CHUNK_ROWS, padded - start);
-      if (k === 0) this.sequences.get(`${start} ${bucket}`)?.launch();
-      else this.finishTop(start, bucket, k);
+      if (k > 0) {
+        this.finishTop(start, bucket, k);
+        continue;
+      }
+      const sequence = this.sequences.get(`${start} ${bucket}`);
+      // Going on would answer with the results of an earlier launch.
+      if (sequence === undefined) throw new Error(`no launch was captured for ${bucket} results from ${start}`);
+      sequence.launch();
     }
   }
 
