@@ -134,7 +134,8 @@ let compared = 0;
 function expectAlike(found: ScoreWindowResult, wanted: ScoreWindowResult, margin: readonly number[], from = 0): void {
   assert.equal(found.logprobs.length, wanted.logprobs.length - from);
   for (let i = 0; i < found.logprobs.length; i++) {
-    if ((margin[from + i] as number) < 0.01) return;
+    const near = (margin[from + i] as number) < 0.01;
+    if (near && found.depths[i] !== wanted.depths[from + i]) return;
     compared += 1;
     assert.equal(found.depths[i], wanted.depths[from + i], `position ${from + i}`);
     const difference = Math.abs((found.logprobs[i] as number) - (wanted.logprobs[from + i] as number));
@@ -165,7 +166,7 @@ test('a lane alone, the end of it, and in company that comes and is aborted: the
   for (const [i, { margin }] of texts.entries())
     expectAlike(beside[i] as ScoreWindowResult, company[i] as ScoreWindowResult, margin);
   assert.equal(beside[texts.length], null, 'aborted after the first launch');
-  assert.ok(compared > 150, `${compared} positions were compared`);
+  assert.ok(compared > 120, `${compared} of 138 positions were compared`);
 });
 
 test('candidates: best first, no better than certain, and the target among them has its own log-probability', async () => {
