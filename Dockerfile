@@ -46,10 +46,11 @@ HEALTHCHECK --interval=10s --timeout=3s --start-period=30s --retries=3 \
 ENTRYPOINT ["node", "dist/src/main.js"]
 CMD ["serve"]
 
-# The native operators of export/cuda. nvcc comes with the image; npm and pip fetch headers of fixed versions.
-FROM nvidia/cuda:${CUDA}-devel-ubuntu24.04 AS operators
+# The native operators of export/cuda. nvcc comes with the image; npm and pip fetch headers of fixed versions. Ubuntu 22.04, because what is
+# linked there needs no newer C library than bookworm's.
+FROM nvidia/cuda:${CUDA}-devel-ubuntu22.04 AS operators
 RUN apt-get update \
- && apt-get install -y --no-install-recommends npm python3-pip unzip \
+ && apt-get install -y --no-install-recommends g++ make npm python3-pip unzip \
  && rm -rf /var/lib/apt/lists/*
 WORKDIR /build
 COPY export/cuda ./export/cuda
@@ -62,7 +63,7 @@ COPY --from=build /build/dist/src ./dist/src
 COPY --from=operators /build/.gpu/lib/libponder_adaptive.so ./.gpu/lib/
 RUN node dist/src/main.js gpu-install
 
-FROM nvidia/cuda:${CUDA}-cudnn-runtime-ubuntu24.04 AS libraries
+FROM nvidia/cuda:${CUDA}-cudnn-runtime-ubuntu22.04 AS libraries
 # Of CUDA's libraries those that the provider is linked to, and cuDNN: not the solvers, codecs and tools beside them.
 RUN mkdir /libraries \
  && cp -P /usr/local/cuda/lib64/libcudart.so.13* /usr/local/cuda/lib64/libcublas.so.13* /usr/local/cuda/lib64/libcublasLt.so.13* \

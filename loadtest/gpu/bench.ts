@@ -14,7 +14,7 @@ import { type BenchPaths, PARTS, type Part, TEXTS_SEED } from './bench-parts.js'
 
 const ROOT = fileURLToPath(new URL('../../..', import.meta.url));
 const USAGE = `Usage: npm run gpu:bench -- [PART ...] [--device cuda:N] [--models FOLDER] [--python PYTHON]
-       npm run gpu:bench -- pack [MODELS_FOLDER]
+       npm run gpu:bench -- pack
 
 Measures on this machine's GPU and writes loadtest/results/gpu-TIME.json. Parts, all of them unless some are named:
 
@@ -26,7 +26,7 @@ pack makes .gpu/parts for a bare machine instead: loadtest/gpu/unpack.sh puts th
 `;
 
 async function main(argv: readonly string[]): Promise<number> {
-  if (argv[0] === 'pack') return call('bash', [join(ROOT, 'loadtest/gpu/pack.sh'), ...argv.slice(1)]);
+  if (argv[0] === 'pack') return call('bash', [join(ROOT, 'loadtest/gpu/pack.sh')]);
   const { values, positionals } = parseArgs({
     args: [...argv],
     allowPositionals: true,

@@ -6,6 +6,10 @@
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 gpu=$PWD/.gpu
+# Where gpu:install puts the provider, or one that was brought by hand.
+provider=$PWD/node_modules/onnxruntime-node/bin/napi-v6/linux/x64
+[ -f "$provider/libonnxruntime_providers_cuda.so" ] || provider=$gpu/provider
+[ -f "$provider/libonnxruntime_providers_cuda.so" ] || { echo 'no CUDA provider: run npm run gpu:install' >&2; exit 1; }
 app=$gpu/app
 rm -rf "$app" "$gpu/parts" && mkdir -p "$app" "$gpu/parts"
 
@@ -21,11 +25,11 @@ mkdir -p "$app/export/node" && cp export/node/translate-loop.mjs "$app/export/no
 lib=$app/node_modules/onnxruntime-node/bin/napi-v6/linux/x64
 mv "$lib/libonnxruntime.so.1" "$gpu/"
 cp "$gpu/lib/libponder_adaptive.so" "$lib/"
-cp "$gpu/provider/libonnxruntime_providers_shared.so" "$lib/"
+cp "$provider/libonnxruntime_providers_shared.so" "$lib/"
 
 [ -f "$gpu/libonnxruntime.so.1.xz" ] || xz -T0 -6 -k "$gpu/libonnxruntime.so.1"
 [ -f "$gpu/node.xz" ] || { cp "$(readlink -f "$(command -v node)")" "$gpu/node" && strip "$gpu/node" && xz -T0 -6 "$gpu/node"; }
-[ -f "$gpu/provider.xz" ] || xz -T0 -6 -c "$gpu/provider/libonnxruntime_providers_cuda.so" > "$gpu/provider.xz"
+[ -f "$gpu/provider.xz" ] || xz -T0 -6 -c "$provider/libonnxruntime_providers_cuda.so" > "$gpu/provider.xz"
 tar -C "$gpu" -c app | xz -T0 -3 > "$gpu/app.tar.xz"
 # One after another, then cut: a part a call.
 tar -C "$gpu" -c app.tar.xz node.xz libonnxruntime.so.1.xz provider.xz | split -b 18000000 -d -a 1 - "$gpu/parts/part."
