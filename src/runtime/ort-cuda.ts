@@ -33,6 +33,7 @@ import { OrtRuntime, type OrtThreads, TYPE_CODES } from './ort-runtime.js';
 
 const DEVICE_ALLOCATOR = 0;
 const MEMORY_DEFAULT = 0;
+const MEMORY_CPU_OUTPUT = -1;
 /** CUDA sees from the addresses where memory lies. */
 const COPY_DEFAULT = 4;
 /** A stream that does not wait for the default one. */
@@ -167,13 +168,17 @@ class CudaRun implements BoundRun {
 class CudaGraph implements DeviceGraph {
   readonly inputs: Readonly<Record<string, TensorSpec>>;
   readonly outputs: Readonly<Record<string, TensorSpec>>;
+  /** Held longer than the session: see `release`. */
+  private readonly hostMemory: Pointer;
   private released = false;
 
   constructor(
     private readonly owner: CudaDevice,
     private readonly session: Pointer,
   ) {
-    const { inputs, outputs } = owner.handles.specs(session);
+    const { handles, pinnedInfo } = owner;
+    this.hostMemory = handles.take((out) => handles.api.createAllocator(session, pinnedInfo, out));
+    const { inputs, outputs } = handles.specs(session);
     this.inputs = inputs;
     this.outputs = outputs;
   }
@@ -186,7 +191,12 @@ class CudaGraph implements DeviceGraph {
   release(): void {
     if (this.released) return;
     this.released = true;
-    this.owner.handles.give(this.owner.handles.api.releaseSession, this.session);
+    const { handles } = this.owner;
+    handles.give(handles.api.releaseSession, this.session);
+    // A session with operators on the host gives their memory back in a callback of the stream. Were that the last to hold the memory's owner, it
+    // would be destroyed there, where CUDA allows no call, and the process would end.
+    this.owner.synchronise();
+    handles.give(handles.api.releaseAllocator, this.hostMemory);
   }
 }
 
@@ -196,6 +206,7 @@ class CudaDevice implements Device {
   readonly handles: OrtRuntime;
   readonly cuda: CudaApi;
   readonly memoryInfo: Pointer;
+  readonly pinnedInfo: Pointer;
   readonly runOptions: Pointer;
   private readonly stream: Pointer;
   private readonly operators: string | null;
@@ -216,6 +227,9 @@ class CudaDevice implements Device {
     this.stream = handles.take((out) => cuda.cudaStreamCreateWithFlags(out, STREAM_NON_BLOCKING));
     this.memoryInfo = handles.take((out) =>
       api.createMemoryInfo('Cuda', DEVICE_ALLOCATOR, options.deviceId, MEMORY_DEFAULT, out),
+    );
+    this.pinnedInfo = handles.take((out) =>
+      api.createMemoryInfo('CudaPinned', DEVICE_ALLOCATOR, options.deviceId, MEMORY_CPU_OUTPUT, out),
     );
     this.runOptions = handles.take((out) => api.createRunOptions(out));
     // The host waits where it needs a result, not at the end of each run.
@@ -346,6 +360,7 @@ class CudaDevice implements Device {
     const { handles, cuda } = this;
     handles.give(handles.api.releaseRunOptions, this.runOptions);
     handles.give(handles.api.releaseMemoryInfo, this.memoryInfo);
+    handles.give(handles.api.releaseMemoryInfo, this.pinnedInfo);
     handles.give(cuda.cudaStreamDestroy, this.stream);
     handles.release();
   }
