@@ -146,7 +146,7 @@ def decoder_step_graph(config: dict) -> str:
 
 
 def logits_lines(config: dict, prefix: str) -> list[str]:
-    """products = LNf(accumulator) Q^T for the embedding E = scale Q: the 8-bit Q is exact in float16, its scale a row is left to what follows."""
+    """products = LNf(accumulator) Q^T for the embedding E = scale Q: 8-bit Q is exact in float16, its scales are left to what follows."""
     return [
         f'out = {DOMAIN}.ReadSums <epsilon = {config["layer_norm_eps"]!r}> (accumulator, slots, "{prefix}lnf.gain", "{prefix}lnf.shift")',
         "last = Constant <value_ints = [-1]> ()",

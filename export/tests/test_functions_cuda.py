@@ -279,7 +279,8 @@ def test_log_probabilities() -> None:
     products[2, 7] = products[2, 9] = 40.0  # a tie
     logits = products * scale
     want = logits.log_softmax(-1)
-    [chosen] = run(cuda_functions.target_log_prob(), {"products": products, "scale": scale, "targets": int32([3, 49, 7, -1])}, {"logprob": "float[r]"})
+    targets = {"products": products, "scale": scale, "targets": int32([3, 49, 7, -1])}
+    [chosen] = run(cuda_functions.target_log_prob(), targets, {"logprob": "float[r]"})
     torch.testing.assert_close(chosen[:3], want[[0, 1, 2], [3, 49, 7]])
     outputs = {"best": "float[r, k]", "ids": "int32[r, k]"}
     best, ids = run(cuda_functions.top_log_probs(), {"products": products, "scale": scale, "k": torch.tensor([6])}, outputs)
