@@ -209,7 +209,8 @@ class Loop {
 }
 
 function unit(firstRow, keyRows, visible) {
-  return { firstRow, visible, keyRows: Int32Array.from(keyRows), keys: paddedKeys(keyRows.length) };
+  const queries = visible.length;
+  return { firstRow, visible, keyRows: Int32Array.from(keyRows), queries, keys: paddedKeys(keyRows.length) };
 }
 
 function poolsOf(out) {
