@@ -55,7 +55,9 @@ def test_the_committed_manifest_holds_the_committed_report() -> None:
     if "measured" not in manifest["quality"]:
         pytest.skip("the package was exported anew and not measured since: run export/quality.py --write")
     report = json.loads((ROOT / "export" / "reports" / f"quality-{MODEL}.json").read_text())
-    assert report["files"] == {name: entry["sha256"] for name, entry in manifest["files"].items()}
+    # The graphs for a GPU came later and say nothing of what was measured here: the rest is what it was.
+    files = {name: entry["sha256"] for name, entry in manifest["files"].items() if ".float16." not in name}
+    assert report["files"] == files
     for name, entry in manifest["quality"]["measured"]["sets"].items():
         assert entry == {key: report["sets"][name][key] for key in entry}
 

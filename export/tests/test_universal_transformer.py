@@ -57,7 +57,7 @@ def test_budgets(model: LanguageModel, golden: list[dict]) -> None:
 
 @pytest.mark.parametrize("option", sorted(SUPPORTED))
 def test_unsupported_option_is_named(option: str, checkpoint: Path, tmp_path: Path) -> None:
-    for file in ("config.json", "model.safetensors"):
+    for file in ("config.json", "model.safetensors", "tokenizer.json", "golden.json"):
         shutil.copyfile(checkpoint / file, tmp_path / file)
     config = json.loads((checkpoint / "config.json").read_text())
     for wrong in ({**config, option: "another"}, {k: v for k, v in config.items() if k != option}):
