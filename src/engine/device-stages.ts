@@ -4,6 +4,7 @@ import type { ModelDescription } from '../models/description.js';
 import type { Device } from '../runtime/device.js';
 import { HostedBackend } from '../runtime/hosted-backend.js';
 import { openOrtCuda, providerInstalled } from '../runtime/ort-cuda.js';
+import { FINISH_ROWS_MAX, FLAT_ROWS } from './device-sizes.js';
 import { openTranslationOnDevice } from './device-translation.js';
 import { type ModelSetup, type Opened, openModel } from './model-stages.js';
 import { ResidentScoreStage } from './resident-score-stage.js';
@@ -44,11 +45,6 @@ export function openDevice(setup: DeviceSetup | undefined, open: typeof openOrtC
     return { device: null, reason, fellBack: wanted !== null || providerInstalled() };
   }
 }
-
-/** Rows up to which a step takes the time of one row: measured, README of export/cuda. */
-const FLAT_ROWS = 512;
-/** Positions whose log-probabilities one launch computes. */
-const FINISH_ROWS_MAX = 4096;
 
 /** The stages of a model on the device; null: it has no graphs for one, and runs on the CPU. Throws RuntimeFailure. */
 export function openOnDevice(device: Device, model: ModelDescription, setup: DeviceSetup): Opened | null {

@@ -2,6 +2,7 @@
 import { openTranslationGraphs, ResidentTranslation } from '../families/resident-translation.js';
 import type { ModelDescription } from '../models/description.js';
 import type { Device } from '../runtime/device.js';
+import { FINISH_ROWS_MAX, FLAT_ROWS } from './device-sizes.js';
 import type { Opened } from './model-stages.js';
 import { ResidentTranslateStage } from './resident-translate-stage.js';
 
@@ -19,11 +20,6 @@ export interface TranslationSetup {
 /** Source positions of one encoder step, and hypotheses of one decoder step: what waits behind it are the tokens of others. */
 const ENCODER_ROWS_MAX = 2048;
 const DECODER_ROWS_MAX = 2048;
-
-/** Rows up to which a step takes the time of one row. */
-const FLAT_ROWS = 512;
-/** Source positions whose memory one launch writes. */
-const FINISH_ROWS_MAX = 4096;
 
 /** Throws RuntimeFailure. */
 export function openTranslationOnDevice(device: Device, model: ModelDescription, setup: TranslationSetup): Opened {

@@ -5,11 +5,12 @@
  *   device   | cohort 0: step 4 | cohort 1: step 9 | cohort 0: step 5 | ...
  *   host              | read 1, plan 1 | read 0, plan 0 | ...
  */
-import type { LaunchingFamily } from '../families/resident-scoring.js';
+import type { Launching } from '../families/launching.js';
 import { HaltingCounts } from '../scheduler/halting-counts.js';
 import { HaltingHistory } from '../scheduler/halting-history.js';
 import { type Expired, LaneQueue, type TimeLimits } from '../scheduler/lane-queue.js';
-import { type ResidentLimits, type ResidentPlan, ResidentScheduler } from '../scheduler/resident-scheduler.js';
+import { type ResidentLimits, ResidentScheduler } from '../scheduler/resident-scheduler.js';
+import { LaunchCohort } from './launch-cohort.js';
 import type { Job, ScoreWindowResult, StageTelemetry } from './protocol.js';
 import { type Stage, StageCounter, type StageGauges, type StageMessage, type StageTurn } from './stage.js';
 
@@ -17,23 +18,14 @@ export interface ResidentScoreModel {
   readonly id: string;
   readonly maxSteps: number;
   /** One a cohort. */
-  readonly families: readonly LaunchingFamily[];
-}
-
-interface Cohort {
-  readonly scheduler: ResidentScheduler;
-  readonly family: LaunchingFamily;
-  /** The launch under way. */
-  plan: ResidentPlan | null;
-  /** Jobs aborted since: their rows can only be dropped between launches. */
-  aborted: number[];
+  readonly families: readonly Launching<ScoreWindowResult>[];
 }
 
 export class ResidentScoreStage implements Stage {
   readonly kind = 'score';
   readonly model: string;
   private readonly queue = new LaneQueue();
-  private readonly cohorts: readonly Cohort[];
+  private readonly cohorts: readonly LaunchCohort<ScoreWindowResult>[];
   private readonly history: HaltingHistory;
   private readonly counter: StageCounter;
   private halting: HaltingCounts;
@@ -48,7 +40,7 @@ export class ResidentScoreStage implements Stage {
     this.halting = new HaltingCounts(maxSteps);
     this.counter = new StageCounter(id, 'score');
     this.cohorts = families.map((family) => {
-      return { scheduler: new ResidentScheduler(limits, this.queue, this.history), family, plan: null, aborted: [] };
+      return new LaunchCohort(new ResidentScheduler(limits, this.queue, this.history), family, this.counter);
     });
   }
 
@@ -65,10 +57,7 @@ export class ResidentScoreStage implements Stage {
 
   abort(jobId: number): void {
     this.queue.abort(jobId);
-    for (const cohort of this.cohorts) {
-      cohort.aborted.push(jobId);
-      if (cohort.plan === null) drop(cohort);
-    }
+    for (const cohort of this.cohorts) cohort.abort(jobId);
   }
 
   expire(nowMs: number): readonly Expired[] {
@@ -84,46 +73,15 @@ export class ResidentScoreStage implements Stage {
   /** One cohort's turn: what its launch gave is read, and its next launch enqueued. */
   async turn(now: () => number): Promise<StageTurn | null> {
     for (let tried = 0; tried < this.cohorts.length; tried++) {
-      const cohort = this.cohorts[this.next] as Cohort;
+      const cohort = this.cohorts[this.next] as LaunchCohort<ScoreWindowResult>;
       this.next = (this.next + 1) % this.cohorts.length;
-      const turn = this.turnOf(cohort, now);
-      if (turn !== null) return turn;
+      const messages: StageMessage[] = [];
+      const started = cohort.turn(now, ({ request }, result) => {
+        messages.push(this.messageOf(request.jobId, request.index, result));
+      });
+      if (started !== null) return { started, messages };
     }
     return null;
-  }
-
-  private turnOf(cohort: Cohort, now: () => number): StageTurn | null {
-    const { scheduler, family } = cohort;
-    const startMs = now();
-    let waitedMs = 0;
-    let deviceMs = 0;
-    let messages: StageMessage[] = [];
-    const done = cohort.plan;
-    if (done !== null) {
-      const result = family.fetch(done);
-      waitedMs = now() - startMs;
-      deviceMs = result.deviceMs;
-      scheduler.apply(done, result.progress);
-      cohort.plan = null;
-      messages = done.finish.map(({ request }, i) =>
-        this.messageOf(request.jobId, request.index, result.finished[i] as ScoreWindowResult),
-      );
-      let active = done.activeRows;
-      for (const { activeRows, renewedRows } of result.progress) {
-        this.counter.step(active, renewedRows, { keysUseful: 0, keysComputed: 0 });
-        active = activeRows;
-      }
-    }
-    drop(cohort);
-    const plan = scheduler.schedule();
-    if (plan !== null) {
-      family.enqueue(plan);
-      cohort.plan = plan;
-    }
-    if (done === null && plan === null) return null;
-    this.counter.padded(family.takePadded());
-    this.counter.time(deviceMs, now() - startMs - waitedMs);
-    return { started: plan?.begin.map(({ request }) => request.jobId) ?? [], messages };
   }
 
   private messageOf(jobId: number, index: number, result: ScoreWindowResult): StageMessage {
@@ -151,9 +109,4 @@ export class ResidentScoreStage implements Stage {
     this.halting = new HaltingCounts(atStep.length - 1);
     return [this.counter.take({ haltedAtStep: atStep, remainderTenths, remainderSum })];
   }
-}
-
-function drop(cohort: Cohort): void {
-  for (const jobId of cohort.aborted) cohort.family.drop(cohort.scheduler.abort(jobId));
-  cohort.aborted = [];
 }

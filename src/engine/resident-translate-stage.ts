@@ -6,15 +6,17 @@
  *
  * The encoder takes a turn after every few of the decoders': its launches cost about the same for one sentence as for twenty, so it lets some wait.
  */
+import type { Launching } from '../families/launching.js';
 import type { LaunchingDecoder } from '../families/resident-decoder.js';
-import type { EncodedLane, LaunchingEncoder } from '../families/resident-encoder.js';
+import type { EncodedLane } from '../families/resident-encoder.js';
 import type { DecodeLimits } from '../scheduler/decode-scheduler.js';
 import { HaltingCounts } from '../scheduler/halting-counts.js';
 import { HaltingHistory } from '../scheduler/halting-history.js';
 import { type Expired, LaneQueue, type TimeLimits } from '../scheduler/lane-queue.js';
 import { RangeMemory } from '../scheduler/range-memory.js';
-import { type ResidentLimits, type ResidentPlan, ResidentScheduler } from '../scheduler/resident-scheduler.js';
+import { type ResidentLane, type ResidentLimits, ResidentScheduler } from '../scheduler/resident-scheduler.js';
 import { DecodeCohort } from './decode-cohort.js';
+import { LaunchCohort } from './launch-cohort.js';
 import type { Job, StageTelemetry } from './protocol.js';
 import { type Stage, StageCounter, type StageGauges, type StageTurn } from './stage.js';
 import { TranslateJobs } from './translate-jobs.js';
@@ -25,7 +27,7 @@ export interface ResidentTranslateModel {
   readonly bosId: number;
   readonly eosId: number;
   readonly contextTokens: number;
-  readonly encoder: LaunchingEncoder;
+  readonly encoder: Launching<EncodedLane>;
   /** One a cohort. */
   readonly decoders: readonly LaunchingDecoder[];
 }
@@ -46,16 +48,12 @@ export class ResidentTranslateStage implements Stage {
   private readonly queue = new LaneQueue();
   private readonly jobs: TranslateJobs;
   private readonly memory: RangeMemory;
-  private readonly family: LaunchingEncoder;
-  private readonly encoder: ResidentScheduler;
+  private readonly encoder: LaunchCohort<EncodedLane>;
   private readonly history: HaltingHistory;
   private readonly encoderCounter: StageCounter;
   private readonly decoderCounter: StageCounter;
   private readonly cohorts: readonly DecodeCohort[];
   private halting: HaltingCounts;
-  /** The encoder's launch under way, and the jobs aborted since: their rows can only be dropped between launches. */
-  private plan: ResidentPlan | null = null;
-  private aborted: number[] = [];
   private next = 0;
   private decoderTurns = 0;
 
@@ -64,11 +62,11 @@ export class ResidentTranslateStage implements Stage {
     this.model = id;
     this.jobs = new TranslateJobs(model.contextTokens);
     this.memory = new RangeMemory(limits.memoryRows);
-    this.family = model.encoder;
     this.history = new HaltingHistory(maxSteps);
     this.halting = new HaltingCounts(maxSteps);
-    this.encoder = new ResidentScheduler(limits.encoder, this.queue, this.history, this.memory);
     this.encoderCounter = new StageCounter(id, 'encoder');
+    const scheduler = new ResidentScheduler(limits.encoder, this.queue, this.history, this.memory);
+    this.encoder = new LaunchCohort(scheduler, model.encoder, this.encoderCounter);
     this.decoderCounter = new StageCounter(id, 'decoder');
     const shared = { jobs: this.jobs, memory: this.memory, counter: this.decoderCounter };
     this.cohorts = model.decoders.map((family) => {
@@ -78,7 +76,7 @@ export class ResidentTranslateStage implements Stage {
 
   submit(job: Job, timeLimits: TimeLimits): number {
     const lanes = this.jobs.take(job);
-    this.encoder.check(lanes);
+    this.encoder.scheduler.check(lanes);
     this.queue.submit(job.id, lanes, timeLimits);
     return lanes.length;
   }
@@ -86,14 +84,8 @@ export class ResidentTranslateStage implements Stage {
   abort(jobId: number): void {
     this.queue.abort(jobId);
     this.jobs.settle(jobId);
-    this.aborted.push(jobId);
-    if (this.plan === null) this.drop();
+    this.encoder.abort(jobId);
     for (const cohort of this.cohorts) cohort.abort(jobId);
-  }
-
-  private drop(): void {
-    for (const jobId of this.aborted) this.family.drop(this.encoder.abort(jobId));
-    this.aborted = [];
   }
 
   expire(nowMs: number): readonly Expired[] {
@@ -126,55 +118,25 @@ export class ResidentTranslateStage implements Stage {
   }
 
   private encodeTurn(now: () => number): StageTurn | null {
-    const { encoder, family, encoderCounter } = this;
-    const startMs = now();
-    let waitedMs = 0;
-    let deviceMs = 0;
-    const done = this.plan;
-    if (done !== null) {
-      const result = family.fetch(done);
-      waitedMs = now() - startMs;
-      deviceMs = result.deviceMs;
-      encoder.apply(done, result.progress);
-      this.plan = null;
-      this.handOver(done, result.finished);
-      let active = done.activeRows;
-      for (const { activeRows, renewedRows } of result.progress) {
-        encoderCounter.step(active, renewedRows, { keysUseful: 0, keysComputed: 0 });
-        active = activeRows;
-      }
-    }
-    this.drop();
-    const plan = encoder.schedule();
-    if (plan !== null) {
-      family.enqueue(plan);
-      this.plan = plan;
-    }
-    if (done === null && plan === null) return null;
-    encoderCounter.padded(family.takePadded());
-    encoderCounter.time(deviceMs, now() - startMs - waitedMs);
-    return { started: plan?.begin.map(({ request }) => request.jobId) ?? [], messages: [] };
+    const started = this.encoder.turn(now, (lane, encoded) => this.handOver(lane, encoded));
+    return started === null ? null : { started, messages: [] };
   }
 
-  /** Encoded sentences go on to the cohort that has the fewest, and their memory rows with them. */
-  private handOver({ finish }: ResidentPlan, finished: readonly EncodedLane[]): void {
-    finish.forEach(({ request, memoryRows, positionSteps }, i) => {
-      const { depths, remainders } = finished[i] as EncodedLane;
-      const decoding = this.jobs.toDecode({ request, memoryRows, depths, positionSteps });
-      if (decoding === null) {
-        this.memory.give(memoryRows);
-        return;
-      }
-      this.history.add(depths);
-      depths.forEach((depth, position) => {
-        this.halting.add(depth, remainders[position] as number);
-      });
-      this.cohorts.reduce((least, cohort) => (cohort.sentences < least.sentences ? cohort : least)).submit(decoding);
-    });
+  /** An encoded sentence goes on to the cohort that has the fewest, and its memory rows with it. */
+  private handOver({ request, memoryRows, positionSteps }: ResidentLane, { depths, remainders }: EncodedLane): void {
+    const decoding = this.jobs.toDecode({ request, memoryRows, depths, positionSteps });
+    if (decoding === null) {
+      this.memory.give(memoryRows);
+      return;
+    }
+    this.history.add(depths);
+    this.halting.addAll(depths, remainders);
+    this.cohorts.reduce((least, cohort) => (cohort.sentences < least.sentences ? cohort : least)).submit(decoding);
   }
 
   gauges(): StageGauges {
-    const { encoder, cohorts } = this;
+    const { cohorts } = this;
+    const encoder = this.encoder.scheduler;
     const sum = (of: (cohort: DecodeCohort) => number) => cohorts.reduce((total, cohort) => total + of(cohort), 0);
     return {
       lanesWaiting: this.queue.lanes,
@@ -196,7 +158,7 @@ export class ResidentTranslateStage implements Stage {
     const maxSteps = atStep.length - 1;
     this.halting = new HaltingCounts(maxSteps);
     const decoded = new HaltingCounts(maxSteps);
-    for (const cohort of this.cohorts) addTo(decoded, cohort.takeHalting());
+    for (const cohort of this.cohorts) decoded.merge(cohort.takeHalting());
     return [
       this.encoderCounter.take({ haltedAtStep: atStep, remainderTenths, remainderSum }),
       this.decoderCounter.take({
@@ -206,11 +168,4 @@ export class ResidentTranslateStage implements Stage {
       }),
     ];
   }
-}
-
-function addTo(sum: HaltingCounts, { atStep, remainderTenths, remainderSum }: HaltingCounts): void {
-  for (const [step, count] of atStep.entries()) sum.atStep[step] = (sum.atStep[step] as number) + count;
-  for (const [tenth, count] of remainderTenths.entries())
-    sum.remainderTenths[tenth] = (sum.remainderTenths[tenth] as number) + count;
-  sum.remainderSum += remainderSum;
 }

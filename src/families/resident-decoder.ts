@@ -6,18 +6,10 @@
  * a second launch for every token.
  */
 import { RuntimeFailure } from '../runtime/backend.js';
-import type {
-  BoundRun,
-  Device,
-  DeviceBuffer,
-  DeviceGraph,
-  Marker,
-  PinnedArray,
-  Sequence,
-  View,
-} from '../runtime/device.js';
+import type { Device, DeviceBuffer, DeviceGraph, Marker, PinnedArray, View } from '../runtime/device.js';
 import type { DecodeAdvancePlan } from '../scheduler/decode-scheduler.js';
 import type { AdvanceResult } from '../scheduler/scheduler.js';
+import { CapturedRuns } from './captured-runs.js';
 import { type DecodeLayout, decodeLayout, type FilledTables, fillDecodeTables } from './decode-tables.js';
 import { PrefixKeys } from './prefix-keys.js';
 import type { ResidentMemory } from './resident-memory.js';
@@ -82,9 +74,8 @@ export class ResidentDecoder implements LaunchingDecoder {
   private readonly topLogprobs: PinnedArray<Float32Array>;
   private readonly began: Marker;
   private readonly ended: Marker;
-  private readonly runs: BoundRun[] = [];
-  private readonly steps = new Map<number, Sequence>();
-  private readonly finishes = new Map<number, Sequence>();
+  private readonly steps: CapturedRuns<number>;
+  private readonly finishes: CapturedRuns<number>;
   private filled: FilledTables = { count: 0, keys: 0, k: 1 };
 
   constructor(
@@ -121,6 +112,8 @@ export class ResidentDecoder implements LaunchingDecoder {
     this.topLogprobs = device.float32(rowsMax * TOP_MAX);
     this.began = device.marker();
     this.ended = device.marker();
+    this.steps = new CapturedRuns(device);
+    this.finishes = new CapturedRuns(device);
     this.clear();
     this.capture();
   }
@@ -160,25 +153,12 @@ export class ResidentDecoder implements LaunchingDecoder {
         this.layouts.set(key, layout);
         const filled = fillDecodeTables(nothing, layout, this.prefixKeys, this.table.data, this.thresholds.data);
         this.device.upload(this.table, this.buffer('table'), 0, filled.count);
-        this.steps.set(key, this.captured(this.bindStep(layout)));
+        this.steps.capture(key, this.bindStep(layout));
       }
       TOP_BUCKETS.forEach((k, i) => {
-        this.finishes.set(keyOf(rows, k), this.captured(this.bindFinish(rows, k, this.counts[i] as DeviceBuffer)));
+        this.finishes.capture(keyOf(rows, k), this.bindFinish(rows, k, this.counts[i] as DeviceBuffer));
       });
     }
-  }
-
-  /** Once for real, on padding: the runtime takes its memory and chooses its kernels, which it can't while a run is captured. */
-  private captured(enqueue: () => void): Sequence {
-    enqueue();
-    this.device.synchronise();
-    return this.device.capture(enqueue);
-  }
-
-  private bound(graph: DeviceGraph, inputs: Readonly<Record<string, View>>, outputs: Readonly<Record<string, View>>) {
-    const run = graph.bind(inputs, outputs);
-    this.runs.push(run);
-    return run;
   }
 
   private bindStep({ rows, others, ...at }: DecodeLayout): () => void {
@@ -195,12 +175,12 @@ export class ResidentDecoder implements LaunchingDecoder {
     const begin =
       others === 0
         ? null
-        : this.bound(
+        : this.steps.bind(
             this.graphs.begin,
             { ...pools, rows: part(at.begin, others, ROW_FIELDS), ids: part(at.ids, others) },
             poolsOut,
           );
-    const step = this.bound(
+    const step = this.steps.bind(
       this.graphs.step,
       {
         ...{ ...pools, keys, values },
@@ -232,7 +212,7 @@ export class ResidentDecoder implements LaunchingDecoder {
   /** Bound while `count` holds k: the runtime reads it on the host. */
   private bindFinish(rows: number, k: number, count: DeviceBuffer): () => void {
     const { slots } = decodeLayout({ rows, others: 0 });
-    const run = this.bound(
+    const run = this.finishes.bind(
       this.graphs.finish,
       {
         accumulator: this.view('accumulator', this.slots, this.sizes.width),
@@ -261,9 +241,9 @@ export class ResidentDecoder implements LaunchingDecoder {
     );
     this.began.record();
     this.device.upload(this.table, this.buffer('table'), 0, this.filled.count);
-    this.steps.get(key)?.launch();
+    this.steps.launch(key);
     this.filled = { ...this.filled, k: bucketFor(TOP_BUCKETS, this.filled.k) };
-    this.finishes.get(keyOf(rows, this.filled.k))?.launch();
+    this.finishes.launch(keyOf(rows, this.filled.k));
     this.ended.record();
     this.padded += rows - active.length;
   }
@@ -299,8 +279,8 @@ export class ResidentDecoder implements LaunchingDecoder {
   }
 
   release(): void {
-    for (const sequence of [...this.steps.values(), ...this.finishes.values()]) sequence.release();
-    for (const run of this.runs) run.release();
+    this.steps.release();
+    this.finishes.release();
     const pinned = [this.table, this.thresholds, this.halted, this.remainders, this.topIds, this.topLogprobs];
     const objects = [...pinned, ...Object.values(this.buffers), ...this.counts, this.began, this.ended];
     for (const object of objects) object.release();

@@ -1,6 +1,8 @@
 /** The encoder of a translating model on a device: what `translation.ts` does on the CPU, with rows that stay there. */
-import type { BoundRun, Device, DeviceGraph, Marker, PinnedArray, Sequence } from '../runtime/device.js';
-import type { ResidentLane, ResidentPlan, RowRange, StepProgress } from '../scheduler/resident-scheduler.js';
+import type { Device, DeviceGraph, Marker, PinnedArray } from '../runtime/device.js';
+import type { ResidentLane, ResidentPlan, RowRange } from '../scheduler/resident-scheduler.js';
+import { CapturedRuns } from './captured-runs.js';
+import type { Launch, Launching } from './launching.js';
 import type { ResidentMemory } from './resident-memory.js';
 import { type ResidentGraphs, type ResidentSizes, ResidentStack, ROW_FIELDS } from './resident-stack.js';
 import { bucketFor } from './row-buckets.js';
@@ -9,29 +11,13 @@ export interface EncoderGraphs extends ResidentGraphs {
   readonly finish: DeviceGraph;
 }
 
+/** What an encoded sentence leaves beside its memory, which stands in the lane's memory rows. */
 export interface EncodedLane {
   readonly depths: Uint8Array;
   readonly remainders: Float32Array;
 }
 
-export interface EncodedLaunch {
-  /** One a lane of the plan's `finish`; its memory stands in its memory rows. */
-  readonly finished: readonly EncodedLane[];
-  readonly progress: readonly StepProgress[];
-  /** Milliseconds of the device. */
-  readonly deviceMs: number;
-}
-
-/** What an encoder on a device does for the engine: a launch is enqueued, and its result fetched later. */
-export interface LaunchingEncoder {
-  enqueue(plan: ResidentPlan): void;
-  /** Blocks until the launch has run. Valid until the next `enqueue`. */
-  fetch(plan: ResidentPlan): EncodedLaunch;
-  drop(ranges: readonly RowRange[]): void;
-  takePadded(): number;
-}
-
-export class ResidentEncoder implements LaunchingEncoder {
+export class ResidentEncoder implements Launching<EncodedLane> {
   private readonly stack: ResidentStack;
   private readonly buckets: readonly number[];
   private readonly slots: PinnedArray<Int32Array>;
@@ -40,11 +26,11 @@ export class ResidentEncoder implements LaunchingEncoder {
   private readonly remainder: PinnedArray<Float32Array>;
   private readonly began: Marker;
   private readonly ended: Marker;
-  private readonly runs: BoundRun[] = [];
-  private readonly sequences = new Map<number, Sequence>();
+  /** By bucket of positions. */
+  private readonly finishes: CapturedRuns<number>;
 
   constructor(
-    private readonly device: Device,
+    device: Device,
     private readonly graphs: EncoderGraphs,
     private readonly memory: ResidentMemory,
     sizes: Omit<ResidentSizes, 'causal'>,
@@ -58,6 +44,7 @@ export class ResidentEncoder implements LaunchingEncoder {
     this.remainder = device.float32(rows);
     this.began = device.marker();
     this.ended = device.marker();
+    this.finishes = new CapturedRuns(device);
     this.slots.data.fill(-1);
     this.rows.data.fill(-1);
     for (const bucket of this.buckets) this.captureFinish(bucket);
@@ -82,13 +69,7 @@ export class ResidentEncoder implements LaunchingEncoder {
         remainder: { buffer: this.remainder, dims: [rows] },
       },
     );
-    this.runs.push(run);
-    run.enqueue();
-    this.device.synchronise();
-    this.sequences.set(
-      rows,
-      this.device.capture(() => run.enqueue()),
-    );
+    this.finishes.captureRun(rows, run);
   }
 
   enqueue(plan: ResidentPlan): void {
@@ -112,10 +93,10 @@ export class ResidentEncoder implements LaunchingEncoder {
     const bucket = bucketFor(this.buckets, row);
     slots.fill(-1, row, bucket);
     rows.fill(-1, row * ROW_FIELDS, bucket * ROW_FIELDS);
-    this.sequences.get(bucket)?.launch();
+    this.finishes.launch(bucket);
   }
 
-  fetch(plan: ResidentPlan): EncodedLaunch {
+  fetch(plan: ResidentPlan): Launch<EncodedLane> {
     this.ended.wait();
     let row = 0;
     const finished = plan.finish.map(({ length }) => {
@@ -138,8 +119,7 @@ export class ResidentEncoder implements LaunchingEncoder {
   }
 
   release(): void {
-    for (const sequence of this.sequences.values()) sequence.release();
-    for (const run of this.runs) run.release();
+    this.finishes.release();
     this.stack.release();
     for (const object of [this.slots, this.rows, this.depth, this.remainder, this.began, this.ended]) object.release();
   }

@@ -2,9 +2,11 @@
 import type { ScoreWindowResult } from '../engine/protocol.js';
 import type { ModelDescription } from '../models/description.js';
 import { RuntimeFailure } from '../runtime/backend.js';
-import type { BoundRun, Device, DeviceBuffer, DeviceGraph, Marker, PinnedArray, Sequence } from '../runtime/device.js';
-import type { ResidentLane, ResidentPlan, RowRange, StepProgress } from '../scheduler/resident-scheduler.js';
+import type { BoundRun, Device, DeviceBuffer, DeviceGraph, Marker, PinnedArray } from '../runtime/device.js';
+import type { ResidentLane, ResidentPlan, RowRange } from '../scheduler/resident-scheduler.js';
+import { CapturedRuns } from './captured-runs.js';
 import { openDeviceGraphs } from './device-graphs.js';
+import type { Launch, Launching } from './launching.js';
 import { type ResidentSizes, ResidentStack } from './resident-stack.js';
 import { bucketFor } from './row-buckets.js';
 
@@ -19,28 +21,11 @@ const NO_LOGPROBS = new Float32Array(0);
 /** Best candidates that a request may ask for: schemas.ts. */
 const TOP_MAX = 20;
 
-export interface LaunchResult {
-  /** One a lane of the plan's `finish`, in order. */
-  readonly finished: readonly ScoreWindowResult[];
-  readonly progress: readonly StepProgress[];
-  /** Milliseconds of the device. */
-  readonly deviceMs: number;
-}
-
-/** What a scoring family on a device does for the engine: a launch is enqueued, and its result fetched later. */
-export interface LaunchingFamily {
-  enqueue(plan: ResidentPlan): void;
-  /** Blocks until the launch has run. Valid until the next `enqueue`. */
-  fetch(plan: ResidentPlan): LaunchResult;
-  drop(ranges: readonly RowRange[]): void;
-  takePadded(): number;
-}
-
 export function openScoringGraphs(device: Device, model: ModelDescription): ScoringGraphs {
   return openDeviceGraphs(device, model, GRAPHS);
 }
 
-export class ResidentScoring implements LaunchingFamily {
+export class ResidentScoring implements Launching<ScoreWindowResult> {
   private readonly stack: ResidentStack;
   private readonly slots: PinnedArray<Int32Array>;
   private readonly targets: PinnedArray<Int32Array>;
@@ -53,8 +38,9 @@ export class ResidentScoring implements LaunchingFamily {
   private readonly kWords: PinnedArray<Int32Array>;
   private readonly began: Marker;
   private readonly ended: Marker;
-  private readonly runs = new Map<string, BoundRun>();
-  private readonly sequences = new Map<string, Sequence>();
+  /** By where the results begin and their bucket. */
+  private readonly finishes: CapturedRuns<string>;
+  private readonly topRuns = new Map<string, BoundRun>();
 
   constructor(
     private readonly device: Device,
@@ -76,8 +62,10 @@ export class ResidentScoring implements LaunchingFamily {
     this.kWords = device.int32(2);
     this.began = device.marker();
     this.ended = device.marker();
+    this.finishes = new CapturedRuns(device);
     for (const bucket of FINISH_BUCKETS) {
-      for (let start = 0; start < rows; start += FINISH_CHUNK_ROWS) this.captureFinish(start, bucket);
+      for (let start = 0; start < rows; start += FINISH_CHUNK_ROWS)
+        this.finishes.captureRun(`${start} ${bucket}`, this.bindFinish(graphs.finish, start, bucket, 1));
     }
   }
 
@@ -112,14 +100,8 @@ export class ResidentScoring implements LaunchingFamily {
     }
     for (let start = 0; start < padded; start += FINISH_CHUNK_ROWS) {
       const bucket = Math.min(FINISH_CHUNK_ROWS, padded - start);
-      if (k > 0) {
-        this.finishTop(start, bucket, k);
-        continue;
-      }
-      const sequence = this.sequences.get(`${start} ${bucket}`);
-      // Going on would answer with the results of an earlier launch.
-      if (sequence === undefined) throw new Error(`no launch was captured for ${bucket} results from ${start}`);
-      sequence.launch();
+      if (k > 0) this.finishTop(start, bucket, k);
+      else this.finishes.launch(`${start} ${bucket}`);
     }
   }
 
@@ -146,29 +128,18 @@ export class ResidentScoring implements LaunchingFamily {
     );
   }
 
-  private captureFinish(start: number, rows: number): void {
-    const run = this.bindFinish(this.graphs.finish, start, rows, 1);
-    this.runs.set(`${start} ${rows}`, run);
-    run.enqueue();
-    this.device.synchronise();
-    this.sequences.set(
-      `${start} ${rows}`,
-      this.device.capture(() => run.enqueue()),
-    );
-  }
-
   /** Not captured: how many candidates are wanted is the request's choice. */
   private finishTop(start: number, rows: number, k: number): void {
     const key = `${start} ${rows} top ${k}`;
-    let run = this.runs.get(key);
+    let run = this.topRuns.get(key);
     if (run === undefined) {
       run = this.bindFinish(this.graphs.finish_top, start, rows, k);
-      this.runs.set(key, run);
+      this.topRuns.set(key, run);
     }
     run.enqueue();
   }
 
-  fetch(plan: ResidentPlan): LaunchResult {
+  fetch(plan: ResidentPlan): Launch<ScoreWindowResult> {
     this.ended.wait();
     return {
       finished: this.read(plan.finish),
@@ -227,8 +198,8 @@ export class ResidentScoring implements LaunchingFamily {
   }
 
   release(): void {
-    for (const sequence of this.sequences.values()) sequence.release();
-    for (const run of this.runs.values()) run.release();
+    this.finishes.release();
+    for (const run of this.topRuns.values()) run.release();
     this.stack.release();
     const memory = [
       this.k,

@@ -6,7 +6,7 @@
  *   table:                  active rows in front, padding behind; renewed rows in a table of their own
  */
 import { RuntimeFailure } from '../runtime/backend.js';
-import type { BoundRun, Device, DeviceBuffer, DeviceGraph, PinnedArray, Sequence, View } from '../runtime/device.js';
+import type { Device, DeviceBuffer, DeviceGraph, PinnedArray, View } from '../runtime/device.js';
 import type {
   ResidentLane,
   ResidentLimits,
@@ -14,6 +14,7 @@ import type {
   RowRange,
   StepProgress,
 } from '../scheduler/resident-scheduler.js';
+import { CapturedRuns } from './captured-runs.js';
 import { bucketFor, renewedBuckets, rowBuckets } from './row-buckets.js';
 
 /** Columns of the row table: slot, cache row, position, step, first key, visible keys, lane, limits. */
@@ -51,8 +52,7 @@ export class ResidentStack {
   private readonly beginIds: PinnedArray<Int32Array>;
   private readonly beginThresholds: PinnedArray<Float32Array>;
   private readonly progress: PinnedArray<Int32Array>;
-  private readonly runs: BoundRun[] = [];
-  private readonly sequences = new Map<string, Sequence>();
+  private readonly launches: CapturedRuns<string>;
 
   constructor(
     private readonly device: Device,
@@ -86,6 +86,7 @@ export class ResidentStack {
     this.beginIds = device.int32(rowsMax);
     this.beginThresholds = device.float32(rowsMax);
     this.progress = device.int32(PROGRESS * stepsMax);
+    this.launches = new CapturedRuns(device);
     this.capture();
   }
 
@@ -123,23 +124,6 @@ export class ResidentStack {
     this.clear();
   }
 
-  private add(key: string, run: BoundRun): void {
-    this.runs.push(run);
-    // Once for real, on padding: the runtime takes its memory and chooses its kernels, which it can't while a run is captured.
-    run.enqueue();
-    this.device.synchronise();
-    this.sequences.set(
-      key,
-      this.device.capture(() => run.enqueue()),
-    );
-  }
-
-  private launch(key: string): void {
-    const sequence = this.sequences.get(key);
-    if (sequence === undefined) throw new Error(`no launch was captured for ${key}`);
-    sequence.launch();
-  }
-
   private captureBegin(rows: number): void {
     const d = this.width;
     const pools = {
@@ -147,7 +131,7 @@ export class ResidentStack {
       accumulator: { buffer: this.accumulator, dims: [this.slots, d] },
       halting: this.view('halting', this.slots, 1),
     };
-    this.add(
+    this.launches.captureRun(
       `begin ${rows}`,
       this.graphs.begin.bind(
         {
@@ -165,7 +149,7 @@ export class ResidentStack {
   }
 
   private captureTile(rows: number): void {
-    this.add(
+    this.launches.captureRun(
       `tile ${rows}`,
       this.graphs.tile.bind(
         { active: this.view('active', rows, ROW_FIELDS), tile_table: this.tileTable() },
@@ -186,7 +170,7 @@ export class ResidentStack {
     const table = this.view('renewed', sizes.rowsMax, ROW_FIELDS);
     const depths = { buffer: this.depths, dims: [slots] };
     const remainders = { buffer: this.remainders, dims: [slots] };
-    this.add(
+    this.launches.captureRun(
       `step ${rows} ${renewed}`,
       this.graphs.step.bind(
         {
@@ -226,7 +210,7 @@ export class ResidentStack {
     const renewedRows = plan.steps > 1 ? Math.max(plan.renewedRows, plan.activeRows) : plan.renewedRows;
     const renewed = bucketFor(this.renewedBuckets.get(rows) as readonly number[], renewedRows);
     for (let i = 1; i <= plan.steps; i++) {
-      this.launch(`step ${rows} ${renewed}`);
+      this.launches.launch(`step ${rows} ${renewed}`);
       // Each step reports in the same place; what comes before the last step's report is kept behind it.
       if (i < plan.steps) this.device.download(this.progress, this.progress, i * PROGRESS, PROGRESS);
     }
@@ -258,10 +242,10 @@ export class ResidentStack {
       }
     }
     table.fill(-1, row * ROW_FIELDS, bucket * ROW_FIELDS);
-    this.launch(`begin ${bucket}`);
+    this.launches.launch(`begin ${bucket}`);
     this.device.upload(this.beginRows, this.buffer('active'), rowsBefore * ROW_FIELDS, count * ROW_FIELDS);
     this.device.upload(this.beginThresholds, this.buffer('threshold'), rowsBefore, count);
-    this.launch(`tile ${rows}`);
+    this.launches.launch(`tile ${rows}`);
   }
 
   /** The progress of each step of the last launch, which the device has passed. Valid until the next. */
@@ -299,8 +283,7 @@ export class ResidentStack {
   }
 
   release(): void {
-    for (const sequence of this.sequences.values()) sequence.release();
-    for (const run of this.runs) run.release();
+    this.launches.release();
     const pinned = [this.beginRows, this.beginIds, this.beginThresholds, this.progress];
     for (const memory of [...pinned, this.accumulator, this.depths, this.remainders, ...Object.values(this.buffers)])
       memory.release();

@@ -31,4 +31,12 @@ export class HaltingCounts {
     this.remainderTenths[tenth] = (this.remainderTenths[tenth] as number) + 1;
     this.remainderSum += remainder;
   }
+
+  /** Adds what another has counted. */
+  merge({ atStep, remainderTenths, remainderSum }: HaltingCounts): void {
+    for (const [step, count] of atStep.entries()) this.atStep[step] = (this.atStep[step] as number) + count;
+    for (const [tenth, count] of remainderTenths.entries())
+      this.remainderTenths[tenth] = (this.remainderTenths[tenth] as number) + count;
+    this.remainderSum += remainderSum;
+  }
 }

@@ -2,10 +2,17 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { DEVICE_MEMORY_INTERVAL_MS, EngineLoop } from '../../src/engine/loop.js';
-import type { DeviceTelemetry, FromEngine, ScoreJob, StageTelemetry, ToEngine } from '../../src/engine/protocol.js';
+import type {
+  DeviceTelemetry,
+  FromEngine,
+  ScoreJob,
+  ScoreWindowResult,
+  StageTelemetry,
+  ToEngine,
+} from '../../src/engine/protocol.js';
 import { ResidentScoreStage } from '../../src/engine/resident-score-stage.js';
 import { ScoreStage } from '../../src/engine/score-stage.js';
-import type { LaunchingFamily, LaunchResult } from '../../src/families/resident-scoring.js';
+import type { Launch, Launching } from '../../src/families/launching.js';
 import { RuntimeFailure } from '../../src/runtime/backend.js';
 import type { ResidentPlan, StepProgress } from '../../src/scheduler/resident-scheduler.js';
 import { FakeFamily } from '../fake-family.js';
@@ -16,7 +23,7 @@ const RESIDENT = { ...SIZES, flatRows: 32, stepsMax: 1 };
 const LAUNCH_MS = 30;
 
 /** Takes 30 ms a launch, and scores nothing. */
-class SlowFamily implements LaunchingFamily {
+class SlowFamily implements Launching<ScoreWindowResult> {
   readonly rows = new SimulatedRows(RESIDENT);
   private progress: StepProgress[] = [];
   launches = 0;
@@ -25,7 +32,7 @@ class SlowFamily implements LaunchingFamily {
     this.launches += 1;
     this.progress = this.rows.run(plan);
   }
-  fetch(plan: ResidentPlan): LaunchResult {
+  fetch(plan: ResidentPlan): Launch<ScoreWindowResult> {
     const [floats, bytes, ids] = [new Float32Array(0), new Uint8Array(0), new Int32Array(0)];
     const result = { logprobs: floats, depths: bytes, remainders: floats, topIds: ids, topLogprobs: floats };
     const finished = plan.finish.map(({ positionSteps }) => ({ ...result, positionSteps }));
@@ -46,7 +53,7 @@ function job(id: number, model: string): ToEngine {
 }
 
 /** Each message comes when the loop has nothing to do. */
-async function run(messages: readonly ToEngine[], family: LaunchingFamily, memory: () => number) {
+async function run(messages: readonly ToEngine[], family: Launching<ScoreWindowResult>, memory: () => number) {
   const posted: FromEngine[] = [];
   const later = [...messages, { type: 'drain' } as const];
   const inbox: ToEngine[] = [];

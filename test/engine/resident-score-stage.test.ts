@@ -5,7 +5,7 @@ import fc from 'fast-check';
 import type { Budget, ScoreWindowResult, StageTelemetry } from '../../src/engine/protocol.js';
 import { ResidentScoreStage } from '../../src/engine/resident-score-stage.js';
 import type { StageTurn } from '../../src/engine/stage.js';
-import type { LaunchingFamily, LaunchResult } from '../../src/families/resident-scoring.js';
+import type { Launch, Launching } from '../../src/families/launching.js';
 import { RuntimeFailure } from '../../src/runtime/backend.js';
 import type { TimeLimits } from '../../src/scheduler/lane-queue.js';
 import type { ResidentLimits, ResidentPlan, RowRange, StepProgress } from '../../src/scheduler/resident-scheduler.js';
@@ -18,7 +18,7 @@ const BUDGET: Budget = { maxSteps: 8, minSteps: 1, threshold: 0.99 };
 const FOREVER: TimeLimits = { deadlineAtMs: null, startByMs: Number.POSITIVE_INFINITY };
 const DEVICE_MS = 2;
 
-class SimulatedFamily implements LaunchingFamily {
+class SimulatedFamily implements Launching<ScoreWindowResult> {
   readonly rows = new SimulatedRows(LIMITS);
   /** The launch under way, and what it leaves: the device may have run it long before anyone asks. */
   private underWay: { readonly plan: ResidentPlan; readonly progress: StepProgress[] } | null = null;
@@ -38,7 +38,7 @@ class SimulatedFamily implements LaunchingFamily {
     this.underWay = { plan, progress: this.rows.run(plan) };
   }
 
-  fetch(plan: ResidentPlan): LaunchResult {
+  fetch(plan: ResidentPlan): Launch<ScoreWindowResult> {
     assert.equal(this.underWay?.plan, plan);
     this.said.push(`fetch ${this.name}`);
     const { progress } = this.underWay as NonNullable<typeof this.underWay>;
