@@ -5,14 +5,13 @@
 import { once } from 'node:events';
 import { connect } from 'node:net';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { parseConfig } from '../../src/config.js';
 import { Random } from '../../test/seed.js';
 import { poisson } from '../arrivals.js';
 import { percentilesOf } from '../latencies.js';
 import { type Answer, OpenClient } from '../open-client.js';
 import { scrape, startServer } from '../server.js';
-import { loadCorpus } from '../texts.js';
 import { WORKLOADS } from '../workloads.js';
+import { trialContext } from './context.js';
 import { drawHostile } from './hostile-requests.js';
 import { counted, countsText, type Trial } from './trial.js';
 
@@ -33,14 +32,7 @@ export const hostile: Trial = {
     const server = await startServer(['--headers-timeout-ms=1000', '--request-timeout-ms=1000', ...serverOptions]);
     const client = new OpenClient(server.url);
     try {
-      const corpus = await loadCorpus(null, parseConfig(serverOptions, process.env).models);
-      const context = {
-        corpus,
-        depths: { score: 8, translate: 6 },
-        mode: 'adaptive',
-        deadlineMs: null,
-        tenants: [],
-      } as const;
+      const context = await trialContext(serverOptions);
       const random = new Random(seed);
       const valid = (forSeconds: number, ended: AbortSignal): Promise<Answer[]> =>
         client.drive(

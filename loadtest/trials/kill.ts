@@ -7,14 +7,13 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import type { Worker } from 'node:worker_threads';
 import { run as serve } from '../../src/cli/serve.js';
 import { monotonicMs } from '../../src/clock.js';
-import { parseConfig } from '../../src/config.js';
 import { spawnWorker, startEngine } from '../../src/engine/client.js';
 import { loadModels } from '../../src/models/registry.js';
 import { loadTokenizer } from '../../src/tokenize/tokenizer.js';
 import { Random } from '../../test/seed.js';
 import { OpenClient } from '../open-client.js';
-import { loadCorpus } from '../texts.js';
 import { WORKLOADS } from '../workloads.js';
+import { trialContext } from './context.js';
 import { counted, countsText, type Trial } from './trial.js';
 
 const IN_FLIGHT = 12;
@@ -57,14 +56,7 @@ export const kill: Trial = {
     const problems: string[] = [];
     let done = false;
     const random = new Random(seed);
-    const corpus = await loadCorpus(null, parseConfig(serverOptions, process.env).models);
-    const context = {
-      corpus,
-      depths: { score: 8, translate: 6 },
-      mode: 'adaptive',
-      deadlineMs: null,
-      tenants: [],
-    } as const;
+    const context = await trialContext(serverOptions);
     const load = Array.from({ length: IN_FLIGHT }, async () => {
       while (!done) {
         const { outcome } = await client.send(WORKLOADS.mixed(random, context), monotonicMs());

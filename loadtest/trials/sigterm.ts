@@ -4,13 +4,12 @@
  */
 import { setTimeout as sleep } from 'node:timers/promises';
 import { monotonicMs } from '../../src/clock.js';
-import { parseConfig } from '../../src/config.js';
 import { Random } from '../../test/seed.js';
 import { poisson } from '../arrivals.js';
 import { type Answer, OpenClient } from '../open-client.js';
 import { startServer } from '../server.js';
-import { loadCorpus } from '../texts.js';
 import { WORKLOADS } from '../workloads.js';
+import { trialContext } from './context.js';
 import { counted, countsText, type Trial, type TrialOptions } from './trial.js';
 
 const PER_SECOND = 15;
@@ -65,14 +64,7 @@ async function once({ serverOptions, seconds, seed }: TrialOptions, time: number
   const client = new OpenClient(server.url, false);
   try {
     const random = new Random(seed * 1000 + time);
-    const corpus = await loadCorpus(null, parseConfig(serverOptions, process.env).models);
-    const context = {
-      corpus,
-      depths: { score: 8, translate: 6 },
-      mode: 'adaptive',
-      deadlineMs: null,
-      tenants: [],
-    } as const;
+    const context = await trialContext(serverOptions);
     const plan = poisson(random, PER_SECOND, seconds + 0.5).map((atMs) => ({
       atMs,
       planned: (random.chance(0.7) ? WORKLOADS.mixed : WORKLOADS.translation)(random, context),

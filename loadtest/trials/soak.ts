@@ -1,15 +1,14 @@
 /** Mixed load for long: resident memory after the warm-up and the p99 must stay where they were. */
 import { linearFit } from '../../src/cli/bench-arithmetic.js';
 import { monotonicMs } from '../../src/clock.js';
-import { parseConfig } from '../../src/config.js';
 import { Random } from '../../test/seed.js';
 import { poisson } from '../arrivals.js';
 import { percentilesOf } from '../latencies.js';
 import { type Answer, OpenClient, type Planned } from '../open-client.js';
 import { scrape, startServer } from '../server.js';
 import { countAnswers, countedBetween, disagreementsOf, settledScrape } from '../server-counts.js';
-import { loadCorpus } from '../texts.js';
 import { WORKLOADS } from '../workloads.js';
+import { trialContext } from './context.js';
 import { counted, countsText, type Trial } from './trial.js';
 
 /** Of what the server does at most. */
@@ -30,14 +29,7 @@ export const soak: Trial = {
     const samples: (readonly [second: number, bytes: number])[] = [];
     try {
       const random = new Random(seed);
-      const corpus = await loadCorpus(null, parseConfig(serverOptions, process.env).models);
-      const context = {
-        corpus,
-        depths: { score: 8, translate: 6 },
-        mode: 'adaptive',
-        deadlineMs: null,
-        tenants: [],
-      } as const;
+      const context = await trialContext(serverOptions);
       const draw = (): Planned => {
         const workload = random.pick([WORKLOADS.short, WORKLOADS.mixed, WORKLOADS.translation, WORKLOADS.streams]);
         return workload(random, context);

@@ -6,12 +6,11 @@ import { once } from 'node:events';
 import { connect } from 'node:net';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { monotonicMs } from '../../src/clock.js';
-import { parseConfig } from '../../src/config.js';
 import { Random } from '../../test/seed.js';
 import { OpenClient } from '../open-client.js';
 import { type Scrape, scrape, startServer } from '../server.js';
-import { type Corpus, loadCorpus } from '../texts.js';
-import { WORKLOADS } from '../workloads.js';
+import { WORKLOADS, type WorkloadContext } from '../workloads.js';
+import { trialContext } from './context.js';
 import { counted, countsText, type Trial } from './trial.js';
 
 const AT_A_TIME = 32;
@@ -37,21 +36,14 @@ export const vanish: Trial = {
     const client = new OpenClient(server.url);
     try {
       const random = new Random(seed);
-      const corpus = await loadCorpus(null, parseConfig(serverOptions, process.env).models);
-      const context = {
-        corpus,
-        depths: { score: 8, translate: 6 },
-        mode: 'adaptive',
-        deadlineMs: null,
-        tenants: [],
-      } as const;
+      const context = await trialContext(serverOptions);
       await client.send(WORKLOADS.mixed(random, context), monotonicMs());
       const port = Number(new URL(server.url).port);
       const moments: string[] = [];
       let left = times;
       const hangUp = async () => {
         while (left-- > 0 && !stop.aborted) {
-          moments.push(await vanishOnce(port, random, corpus));
+          moments.push(await vanishOnce(port, random, context));
           if (moments.length % 1000 === 0) say(`${moments.length} of ${times}\n`);
         }
       };
@@ -92,14 +84,7 @@ export const vanish: Trial = {
   },
 };
 
-async function vanishOnce(port: number, random: Random, corpus: Corpus): Promise<string> {
-  const context = {
-    corpus,
-    depths: { score: 8, translate: 6 },
-    mode: 'adaptive',
-    deadlineMs: null,
-    tenants: [],
-  } as const;
+async function vanishOnce(port: number, random: Random, context: WorkloadContext): Promise<string> {
   const workload = random.pick([WORKLOADS.mixed, WORKLOADS.short, WORKLOADS.translation, WORKLOADS.streams]);
   const { path, body } = workload(random, context);
   const head = `POST ${path} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: ${Buffer.byteLength(body)}\r\n\r\n`;

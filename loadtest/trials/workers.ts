@@ -1,12 +1,11 @@
 /** Throughput against the number of processes (`--workers n`), each round with every n; the cores are dealt out among them. */
 import { availableParallelism } from 'node:os';
 import { median } from '../../src/cli/bench-arithmetic.js';
-import { parseConfig } from '../../src/config.js';
 import { Random } from '../../test/seed.js';
 import { OpenClient } from '../open-client.js';
 import { scrape, startServer } from '../server.js';
-import { loadCorpus } from '../texts.js';
 import { WORKLOADS } from '../workloads.js';
+import { trialContext } from './context.js';
 import type { Trial } from './trial.js';
 
 const IN_FLIGHT = 32;
@@ -19,14 +18,7 @@ export const workers: Trial = {
   run: async ({ times, seconds, seed, serverOptions }, stop, say) => {
     const counts = [1, 2, 4, 8].filter((count) => count <= Math.max(2, availableParallelism()));
     const rates: number[][] = counts.map(() => []);
-    const corpus = await loadCorpus(null, parseConfig(serverOptions, process.env).models);
-    const context = {
-      corpus,
-      depths: { score: 8, translate: 6 },
-      mode: 'adaptive',
-      deadlineMs: null,
-      tenants: [],
-    } as const;
+    const context = await trialContext(serverOptions);
     for (let round = 1; round <= times && !stop.aborted; round++) {
       for (const [i, count] of counts.entries()) {
         const server = await startServer([...serverOptions, `--workers=${count}`], count);

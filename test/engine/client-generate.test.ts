@@ -6,23 +6,14 @@ import type { GenerateListener, GenerateRequest } from '../../src/engine/engine.
 import type { GeneratedTokens, GenerateJob, SequenceResult, TokenScores } from '../../src/engine/protocol.js';
 import { ServerError } from '../../src/errors.js';
 import { describeModel } from '../fakes.js';
-import { StubWorker } from './stub-worker.js';
+import { StubWorker, stubSetup } from './stub-worker.js';
 
 const NEVER = new AbortController().signal;
 
 function started() {
   const worker = new StubWorker();
   const client = new EngineClient({
-    setup: {
-      backend: 'ort-capi',
-      threads: 1,
-      spin: false,
-      limits: { rowsMax: 64, lanesMax: 4, slotsMax: 64, finishRowsMax: 64 },
-      cacheRowsMax: 64,
-      span: { lanesMax: 4, blockTokens: 128, sessionsMax: 2, idleMsMax: 1000 },
-      queueWaitMsMax: 1000,
-      models: [describeModel({ id: 'lm' })],
-    },
+    setup: stubSetup([describeModel({ id: 'lm' })]),
     queueLanesMax: 3,
     queueTokensMax: 20,
     spawn: () => worker,

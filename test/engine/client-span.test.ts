@@ -6,7 +6,7 @@ import type { SpanRequest } from '../../src/engine/engine.js';
 import type { FromEngine, SpanBlockResult, SpanJob } from '../../src/engine/protocol.js';
 import { ServerError } from '../../src/errors.js';
 import { describeSpanModel } from '../fake-span.js';
-import { StubWorker } from './stub-worker.js';
+import { StubWorker, stubSetup } from './stub-worker.js';
 
 const NEVER = new AbortController().signal;
 
@@ -14,16 +14,7 @@ function started(t: TestContext) {
   t.mock.timers.enable({ apis: ['setTimeout'] });
   const worker = new StubWorker();
   const client = new EngineClient({
-    setup: {
-      backend: 'ort-capi',
-      threads: 1,
-      spin: false,
-      limits: { rowsMax: 64, lanesMax: 4, slotsMax: 64, finishRowsMax: 64 },
-      cacheRowsMax: 64,
-      span: { lanesMax: 4, blockTokens: 16, sessionsMax: 2, idleMsMax: 1000 },
-      queueWaitMsMax: 1000,
-      models: [describeSpanModel({ id: 'm' })],
-    },
+    setup: stubSetup([describeSpanModel({ id: 'm' })], 16),
     queueLanesMax: 2,
     queueTokensMax: 20,
     spawn: () => worker,

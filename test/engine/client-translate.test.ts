@@ -6,7 +6,7 @@ import type { TranslateListener, TranslateRequest } from '../../src/engine/engin
 import type { SentenceResult, TranslateJob } from '../../src/engine/protocol.js';
 import { ServerError } from '../../src/errors.js';
 import { describeTranslator } from '../fakes.js';
-import { StubWorker } from './stub-worker.js';
+import { StubWorker, stubSetup } from './stub-worker.js';
 
 const NEVER = new AbortController().signal;
 const BUDGET = { maxSteps: 6, minSteps: 1, threshold: 0.99 };
@@ -16,16 +16,7 @@ function started(t: TestContext) {
   const worker = new StubWorker();
   let nowMs = 1000;
   const client = new EngineClient({
-    setup: {
-      backend: 'ort-capi',
-      threads: 1,
-      spin: false,
-      limits: { rowsMax: 64, lanesMax: 4, slotsMax: 64, finishRowsMax: 64 },
-      cacheRowsMax: 64,
-      span: { lanesMax: 4, blockTokens: 128, sessionsMax: 2, idleMsMax: 1000 },
-      queueWaitMsMax: 1000,
-      models: [describeTranslator({ id: 'mt' })],
-    },
+    setup: stubSetup([describeTranslator({ id: 'mt' })]),
     queueLanesMax: 3,
     queueTokensMax: 20,
     spawn: () => worker,

@@ -7,7 +7,7 @@ import type { WorkerSetup } from '../../src/engine/worker.js';
 import { ServerError } from '../../src/errors.js';
 import { describeModel } from '../fakes.js';
 import { EMPTY_TELEMETRY } from './score-loop.js';
-import { StubWorker } from './stub-worker.js';
+import { StubWorker, stubSetup } from './stub-worker.js';
 
 const NEVER = new AbortController().signal;
 
@@ -29,16 +29,7 @@ function start(t: TestContext, changes: Changes = {}): Harness {
   const setups: WorkerSetup[] = [];
   let nowMs = 1000;
   const client = new EngineClient({
-    setup: {
-      backend: 'ort-capi',
-      threads: 1,
-      spin: false,
-      limits: { rowsMax: 64, lanesMax: 4, slotsMax: 64, finishRowsMax: 64 },
-      cacheRowsMax: 64,
-      span: { lanesMax: 4, blockTokens: 128, sessionsMax: 2, idleMsMax: 1000 },
-      queueWaitMsMax: 1000,
-      models: [describeModel({ id: 'a' }), describeModel({ id: 'b' })],
-    },
+    setup: stubSetup([describeModel({ id: 'a' }), describeModel({ id: 'b' })]),
     queueLanesMax: 4,
     queueTokensMax: 100,
     ...changes,

@@ -1,11 +1,26 @@
 /** A worker that does nothing by itself: the test says what it posts and when it dies, and reads what it was sent. */
-import type { EngineWorker } from '../../src/engine/client.js';
+import type { EngineSettings, EngineWorker } from '../../src/engine/client.js';
 import type { FromEngine, ScoreJob, ScoreWindowResult, ToEngine } from '../../src/engine/protocol.js';
+import type { ModelDescription } from '../../src/models/description.js';
 
 interface Listeners {
   message: (message: FromEngine) => void;
   error: (error: Error) => void;
   exit: () => void;
+}
+
+/** The setup of a worker that nobody opens: small limits on the CPU. */
+export function stubSetup(models: readonly ModelDescription[], blockTokens = 128): EngineSettings['setup'] {
+  return {
+    backend: 'ort-capi',
+    threads: 1,
+    spin: false,
+    limits: { rowsMax: 64, lanesMax: 4, slotsMax: 64, finishRowsMax: 64 },
+    cacheRowsMax: 64,
+    span: { lanesMax: 4, blockTokens, sessionsMax: 2, idleMsMax: 1000 },
+    queueWaitMsMax: 1000,
+    models,
+  };
 }
 
 export class StubWorker implements EngineWorker {
