@@ -7,6 +7,7 @@ import { availableParallelism } from 'node:os';
 import { fileURLToPath } from 'node:url';
 import type { ModelDescription } from './models/description.js';
 import { didYouMean } from './nearest.js';
+import { isBlockLength, UNIT_TOKENS } from './scheduler/span-blocks.js';
 
 interface Option<T> {
   readonly default: T;
@@ -150,7 +151,7 @@ export const OPTIONS = {
     help: "Rows of a decoder's key and value cache (4 KiB each at width 512): positions times depths; a full one makes requests wait.",
   }),
   spanBlockTokens: integer(128, 16, 4096, {
-    help: 'Tokens of one step of a long text, for models with attention spans; a multiple of 16.',
+    help: 'Tokens of one step of a long text, for models with attention spans: a multiple of 64, or 16, 32 or 48.',
   }),
   spanLanesMax: integer(32, 1, 4096, {
     help: 'Texts and sessions that hold a cache at a time, for each model with attention spans.',
@@ -370,9 +371,10 @@ function assertRelations(config: Config): void {
         'lower --sessions-max or raise --span-lanes-max',
     );
   }
-  if (config.spanBlockTokens % 16 !== 0) {
+  const { spanBlockTokens } = config;
+  if (!isBlockLength(spanBlockTokens)) {
     throw new ConfigError(
-      `spanBlockTokens (${config.spanBlockTokens}) is no multiple of 16: change --span-block-tokens`,
+      `spanBlockTokens (${spanBlockTokens}) is no multiple of ${UNIT_TOKENS}, nor 16, 32 or 48: change --span-block-tokens`,
     );
   }
   atMost('textBytesMax', 'bodyBytesMax');

@@ -134,7 +134,7 @@ async function sendRaw(port: number, bytes: Buffer, slow: boolean): Promise<(num
   } else {
     // Half closed: the server knows that no more will come, and may still answer.
     socket.end(bytes);
-    await Promise.race([closed, sleep(ANSWER_MS_MAX)]);
+    await Promise.race([closed, sleep(ANSWER_MS_MAX, undefined, { ref: false })]);
   }
   socket.destroy();
   const statuses = [...said.matchAll(/^HTTP\/1\.1 (\d{3}) /gm)].map(([, status]) => Number(status));

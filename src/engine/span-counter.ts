@@ -1,5 +1,6 @@
 /** What spans cost and saved between two reports of a model. */
 import type { SpanDescription } from '../models/description.js';
+import { unitOfBlock } from '../scheduler/span-blocks.js';
 import type { SpanPlan } from '../scheduler/span-scheduler.js';
 import { SPAN_BOUNDS, type SpanBlockResult, type SpanTelemetry } from './protocol.js';
 import { computedKeys, headCount, keyMultiplications, laneCacheBytes, meanSpan } from './span-keys.js';
@@ -42,7 +43,7 @@ export class SpanCounter {
     });
     const rows = lanes.length * blockTokens;
     const keysUseful = spans * heads;
-    const keysComputed = rows * computedKeys(span, reach, blockTokens);
+    const keysComputed = rows * computedKeys(span, reach, unitOfBlock(blockTokens));
     counts.keysFull += tokens * heads * span.spanMax;
     counts.spanSum += spans;
     counts.multiplicationsNeeded += tokens * span.tokenMultiplications + keysUseful * keyMultiplications(span);

@@ -2,6 +2,7 @@
 import type { AdaptiveSpan } from '../families/adaptive-span.js';
 import type { SpanDescription } from '../models/description.js';
 import type { Expired, TimeLimits } from '../scheduler/lane-queue.js';
+import { unitOfBlock } from '../scheduler/span-blocks.js';
 import {
   type SpanGeneratePlan,
   SpanGenerateScheduler,
@@ -110,7 +111,7 @@ export class SpanGenerateStage implements Stage {
       const sum = spans.length > 0 ? spans.reduce((total, keys) => total + keys, 0) : mean * logprobs.length;
       keysUseful += sum * headCount(span);
     });
-    const keysComputed = lanes.length * blockTokens * computedKeys(span, reach, blockTokens);
+    const keysComputed = lanes.length * blockTokens * computedKeys(span, reach, unitOfBlock(blockTokens));
     this.counter.step(tokens, 0, { keysUseful, keysComputed });
   }
 

@@ -2,10 +2,10 @@
  * What a text costs in keys: a function of its length, of its cap and of the blocks it is cut into. Pure.
  *
  * A head is asked for `min(z, cap) + ramp` keys before each token. It computes more: its group's pool is as long as the widest head of
- * the group, and a block of m queries is multiplied with the keys of all of them, so m more.
+ * the group, and a unit of m queries is multiplied with the keys of all of them, so m more.
  */
 import type { SpanDescription } from '../models/description.js';
-import { blockLength } from '../scheduler/span-scheduler.js';
+import { unitLength } from '../scheduler/span-blocks.js';
 
 const REACH_MULTIPLE = 16;
 
@@ -31,23 +31,21 @@ export function headCount({ keys }: SpanDescription): number {
   return keys.flat().length;
 }
 
-/** Keys that a block of `length` tokens computes for each of them, over all heads. */
+/** Keys that a unit of `length` tokens computes for each of them, over all heads. */
 export function computedKeys({ groups }: SpanDescription, reach: number, length: number): number {
   return sum(groups.flat().map(({ heads, span }) => heads.length * (Math.min(span, reach) + length)));
 }
 
-/** Keys computed for a text of `tokens`, over all its blocks and heads. */
+/** Keys computed for a text of `tokens`, over all its units and heads. */
 export function computedKeysOfText(
   span: SpanDescription,
   spanCap: number | null,
   tokens: number,
   blockTokens: number,
 ): number {
-  const reach = reachOf(span, spanCap);
-  const ofBlock = (length: number) => length * computedKeys(span, reach, length);
-  const whole = Math.floor(tokens / blockTokens);
-  const rest = tokens % blockTokens;
-  return whole * ofBlock(blockTokens) + (rest === 0 ? 0 : ofBlock(blockLength(rest, blockTokens)));
+  const unit = unitLength(tokens, blockTokens);
+  const rows = Math.ceil(tokens / unit) * unit;
+  return rows * computedKeys(span, reachOf(span, spanCap), unit);
 }
 
 /**

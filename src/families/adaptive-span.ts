@@ -4,11 +4,15 @@
  *
  *   pool of a group:   row 0 is zero for ever: the keys before the beginning of a stream, which take part in the softmax
  *                      then a ring of span + blockTokens rows a slot; position p lies at p modulo that
- *   window of a lane:  the span rows before the block and the block's own, oldest first; of a lane with a cap, fewer
+ *   window of a unit:  the span rows before the unit and the unit's own, oldest first; of a lane with a cap, fewer
+ *
+ * A block is computed as units (scheduler/span-blocks.ts). To the graph they are blocks of as many lanes: all keys and values of a layer are
+ * in the pools before any of them is looked at.
  */
 import type { SpanBlockResult } from '../engine/protocol.js';
 import type { ModelDescription, SpanDescription } from '../models/description.js';
 import { type Backend, type Graph, RuntimeFailure, type Tensor } from '../runtime/backend.js';
+import { unitOfBlock } from '../scheduler/span-blocks.js';
 import type { SpanBlockLane } from '../scheduler/span-scheduler.js';
 import { openGraphs, pool } from './stack.js';
 import { StepInputs } from './step-inputs.js';
@@ -83,9 +87,11 @@ export class AdaptiveSpan {
   async advance(plan: SpanBlocks): Promise<SpanBlockResult[]> {
     const { inputs } = this;
     const { lanes, blockTokens: m, reach } = plan;
-    const u = lanes.length;
-    const ids = inputs.int32('ids', [u, m]);
-    const targets = inputs.int32('targets', [u, m]);
+    const unit = unitOfBlock(m);
+    const units = m / unit;
+    const u = lanes.length * units;
+    const ids = inputs.int32('ids', [u, unit]);
+    const targets = inputs.int32('targets', [u, unit]);
     const cap = inputs.float32('cap', [u, 1, 1, 1]);
     const k = Math.max(1, ...lanes.map(({ request }) => request.topCount));
     const count = inputs.take('k', 'int64', [1]);
@@ -97,21 +103,22 @@ export class AdaptiveSpan {
       targets.data.fill(0, i * m, (i + 1) * m).set(taken, i * m);
       ids.data.fill(0, i * m, (i + 1) * m).set(taken.subarray(0, m - 1), i * m + 1);
       ids.data[i * m] = lane.done === 0 ? lane.startId : (text[lane.done - 1] as number);
-      cap.data[i] = lane.request.spanCap ?? NO_CAP;
+      cap.data.fill(lane.request.spanCap ?? NO_CAP, i * units, (i + 1) * units);
     });
     const windows: Record<string, Tensor> = {};
-    for (const span of this.spans) windows[`window${span}`] = this.window(span, Math.min(span, reach), lanes, m);
+    for (const span of this.spans)
+      windows[`window${span}`] = this.window(span, Math.min(span, reach), lanes, unit, units);
 
-    const logprob = inputs.float32('logprob', [u, m]);
-    const best = inputs.float32('top_logprobs', [u, m, k]);
-    const bestIds = inputs.int32('top_ids', [u, m, k]);
+    const logprob = inputs.float32('logprob', [u, unit]);
+    const best = inputs.float32('top_logprobs', [u, unit, k]);
+    const bestIds = inputs.int32('top_ids', [u, unit, k]);
     const outputs: Record<string, Tensor> = {
       logprob: logprob.tensor,
       top_logprobs: best.tensor,
       top_ids: bestIds.tensor,
     };
     const heads = this.dynamic ? (this.step.outputs.z?.dims[2] as number) : 0;
-    const z = inputs.float32('z', [u, m, heads]);
+    const z = inputs.float32('z', [u, unit, heads]);
     if (this.dynamic) outputs.z = z.tensor;
     for (const [name, tensor] of Object.entries(this.pools)) outputs[`${name}_out`] = tensor;
     const bound = { ids: ids.tensor, targets: targets.tensor, cap: cap.tensor, k: count };
@@ -149,19 +156,22 @@ export class AdaptiveSpan {
     return means;
   }
 
-  /** @param keys before the block that the lanes look at, of the `span` that the ring holds */
-  private window(span: number, keys: number, lanes: readonly SpanBlockLane[], m: number): Tensor {
-    const width = keys + m;
+  /** @param keys before a unit that the lanes look at, of the `span` that the ring holds */
+  private window(span: number, keys: number, lanes: readonly SpanBlockLane[], unit: number, units: number): Tensor {
+    const width = keys + unit;
     const ring = span + this.blockTokens;
-    const { tensor, data } = this.inputs.int32(`window${span}`, [lanes.length, width]);
-    lanes.forEach((lane, i) => {
+    const { tensor, data } = this.inputs.int32(`window${span}`, [lanes.length * units, width]);
+    let at = 0;
+    for (const lane of lanes) {
       const base = 1 + lane.slot * ring;
-      const from = lane.startsAt + lane.done - keys;
-      for (let j = 0; j < width; j++) {
-        const position = from + j;
-        data[i * width + j] = position < 0 ? 0 : base + (position % ring);
+      for (let i = 0; i < units; i++) {
+        const from = lane.startsAt + lane.done + i * unit - keys;
+        for (let j = 0; j < width; j++) {
+          const position = from + j;
+          data[at++] = position < 0 ? 0 : base + (position % ring);
+        }
       }
-    });
+    }
     return tensor;
   }
 

@@ -1,17 +1,18 @@
 /**
  * Decides which blocks of which sequences run next, when texts are continued with a model that carries a cache from block to block. Pure.
  *
- *   prompt of 300, blocks of 128:   128 128 45 (44 tokens and the position that decides, padded)   then a token a block
+ *   prompt of 300, blocks of 128:   128 128 64 (44 tokens and the position that decides, padded)   then a token a block
  *
- * Blocks of one step have the same length, which is a function of the sequence alone, as in `span-scheduler.ts`. Sequences take turns, so
- * that a long prompt and new tokens of others delay each other by a step and no more.
+ * Blocks of one step have the same length, which is a function of the sequence alone (`span-blocks.ts`). Sequences take turns, so that a
+ * long prompt and new tokens of others delay each other by a step and no more.
  */
 import type { SpanBlockResult } from '../engine/protocol.js';
 import { type Expired, LaneQueue, type TimeLimits } from './lane-queue.js';
 import { chooseRank } from './sampling.js';
 import type { SaidToken, SequenceRequest } from './sequence.js';
 import { SlotPool } from './slot-pool.js';
-import { blockLength, type SpanBlockLane, type SpanLaneRequest, type SpanLimits } from './span-scheduler.js';
+import { blockLength } from './span-blocks.js';
+import type { SpanBlockLane, SpanLaneRequest, SpanLimits } from './span-scheduler.js';
 
 export type SpanSequenceRequest = Omit<SequenceRequest, 'budget'> & Pick<SpanLaneRequest, 'spanCap' | 'reach'>;
 
@@ -224,9 +225,9 @@ export class SpanGenerateScheduler {
   }
 
   /** 0: nothing is to be computed of it. */
-  private blockOf({ left }: SpanSequence): number {
+  private blockOf({ left, asked }: SpanSequence): number {
     if (left <= 1) return left * TOKEN_BLOCK;
-    return blockLength(left, this.limits.blockTokens);
+    return blockLength(asked.prompt.length + 1, left, this.limits.blockTokens);
   }
 
   /** The results of a plan's blocks, in its order. */

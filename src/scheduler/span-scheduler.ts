@@ -1,15 +1,14 @@
 /**
  * Decides which blocks of which texts run next, for models that carry a cache from block to block (adaptive span). Pure.
  *
- * A lane is one text; it advances a block of `blockTokens` a turn, the last one shorter. Lanes take turns and a new one goes to the
- * front, so a long text never holds a short one up by more than one step. Blocks of one step have the same length and the same
- * reach, which are functions of what is left of the lane and of its cap alone: a score cannot depend on its batch.
- *
- *   text of 300, blocks of 128:   128 128 48 (44 tokens, padded to a multiple of 16)
+ * A lane is one text; it advances a block of `blockTokens` a turn, the last one shorter (`span-blocks.ts`). Lanes take turns and a new
+ * one goes to the front, so a long text never holds a short one up by more than one step. Blocks of one step have the same length and
+ * the same reach, which are functions of the lane and of its cap alone: a score cannot depend on its batch.
  *
  * A lane whose reader is `blocksAhead` blocks behind waits for it, and holds its cache meanwhile.
  */
 import { SlotPool } from './slot-pool.js';
+import { blockLength } from './span-blocks.js';
 
 export interface SpanLimits {
   /** Texts (and sessions) that hold a cache at once. */
@@ -94,13 +93,6 @@ export interface SpanPlan {
   readonly reach: number;
 }
 
-const TAIL_MULTIPLE = 16;
-
-/** Tokens of the next block of a text of which `left` are left, padding included. */
-export function blockLength(left: number, blockTokens: number): number {
-  return Math.min(blockTokens, Math.ceil(left / TAIL_MULTIPLE) * TAIL_MULTIPLE);
-}
-
 // Long texts may not take every cache: a short one would wait for a whole long one to end.
 const LONG_BLOCKS = 8;
 const LONG_SHARE = 0.75;
@@ -162,7 +154,7 @@ export class SpanScheduler {
   }
 
   private blockOf(lane: SpanLane): number {
-    return blockLength(lane.left, this.limits.blockTokens);
+    return blockLength(lane.request.ids.length, lane.left, this.limits.blockTokens);
   }
 
   private isLong(lane: SpanLane): boolean {

@@ -95,6 +95,8 @@ async function work(url: string): Promise<void> {
 async function returnsData(port: number, query: string): Promise<boolean> {
   try {
     const reply = await fetch(`http://127.0.0.1:${port}/api/v1/query?query=${encodeURIComponent(query)}`);
+    // It listens before its storage is open.
+    if (reply.status === 503) return false;
     const { status, data, error } = (await reply.json()) as {
       status: string;
       error?: string;

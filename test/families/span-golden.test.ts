@@ -103,6 +103,26 @@ test(
   },
 );
 
+test('int8 is the same bit for bit whatever the length of blocks', LIMITED, async () => {
+  const ids = (golden.at(-1)?.ids ?? []).slice(0, 700);
+  const lengths = [1, 63, 64, 65, 300, 700];
+  for (const blockTokens of ['64', '512']) {
+    const { engine } = await open('int8', ['--span-block-tokens', blockTokens]);
+    try {
+      for (const length of lengths) {
+        const text = ids.slice(0, length);
+        assert.deepEqual(
+          await score(engine, text),
+          await score(int8.engine, text),
+          `${length} in blocks of ${blockTokens}`,
+        );
+      }
+    } finally {
+      await engine.drain(0);
+    }
+  }
+});
+
 test('a cap shortens what is computed, and costs log-probability', LIMITED, async () => {
   const ids = golden.at(-1)?.ids ?? [];
   const [free, capped] = [await score(int8.engine, ids), await score(int8.engine, ids, { spanCap: 0 })];

@@ -140,7 +140,8 @@ test('without keys an empty Authorization is as good as none', async (t) => {
 test('CORS: only for the origins that are named, preflight without a key, errors readable', async (t) => {
   const origin = 'https://page.example';
   const config = parseConfig([], {});
-  const own = await fakeServer(['--cors-origins', origin], {
+  // An injected preflight never ends its timer, which would keep this process for --reply-stall-ms-max.
+  const own = await fakeServer(['--cors-origins', origin, '--reply-stall-ms-max', '100'], {
     keys: new KeyRing(keys, config, { monotonicMs, unixMs: Date.now }),
   });
   t.after(() => own.app.close());

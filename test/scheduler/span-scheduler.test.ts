@@ -26,13 +26,13 @@ function run(scheduler: SpanScheduler): [number, number[]][] {
   return plans;
 }
 
-test('a text advances in blocks, its tail padded to a multiple of 16', () => {
+test('a text advances in blocks, its tail padded to a whole unit', () => {
   const scheduler = new SpanScheduler(LIMITS);
   scheduler.submit(lane(1, 32 + 32 + 5));
   assert.deepEqual(run(scheduler), [
     [32, [1]],
     [32, [1]],
-    [16, [1]],
+    [32, [1]],
   ]);
   assert.equal(scheduler.slotsUsed, 0);
 });
@@ -136,10 +136,9 @@ test('any texts: each is covered once, in order, within the limits, and its bloc
       lengths.forEach((length, id) => {
         const whole = Math.floor(length / LIMITS.blockTokens);
         const rest = length % LIMITS.blockTokens;
-        const expected = [
-          ...new Array(whole).fill(LIMITS.blockTokens),
-          ...(rest > 0 ? [Math.ceil(rest / 16) * 16] : []),
-        ];
+        // Of a text shorter than a unit the one block is as long as the text, else the last one is a whole unit.
+        const tail = length < 32 ? Math.ceil(rest / 16) * 16 : 32;
+        const expected = [...new Array(whole).fill(LIMITS.blockTokens), ...(rest > 0 ? [tail] : [])];
         assert.deepEqual(blocks[id], expected);
       });
       assert.equal(scheduler.slotsUsed, 0);
