@@ -6,6 +6,7 @@ import { parentPort, receiveMessageOnPort } from 'node:worker_threads';
 import { monotonicMs } from '../clock.js';
 import type { ModelDescription } from '../models/description.js';
 import type { Backend } from '../runtime/backend.js';
+import { trimFreeMemory } from '../runtime/free-memory.js';
 import { openOrtCapi } from '../runtime/ort-capi.js';
 import { openOrtNode } from '../runtime/ort-node.js';
 import { openAnywhere } from './device-fallback.js';
@@ -69,12 +70,14 @@ export async function runWorker(setup: WorkerSetup, open: typeof openBackend = o
     const warn = (why: string) => post({ type: 'device-warning', model: model.id, reason: why });
     const parts = await openAnywhere(backend, device, model, setup, warn);
     opened.set(model.id, parts);
+    trimFreeMemory();
     for (const part of parts) if (part.onDevice) for (const stage of part.stages) onDevice.add(stage);
     return parts.flatMap(({ stages }) => stages);
   };
   const close = (id: string): void => {
     for (const { release } of opened.get(id) ?? []) release();
     opened.delete(id);
+    trimFreeMemory();
   };
   const stages: Stage[] = [];
   for (const model of setup.models) {

@@ -1,6 +1,7 @@
 /** What sessions on the CPU and on a GPU share: the environment with its pool of threads, the count of native handles, and how a session is read. */
 import koffi from 'koffi';
 import { type ElementType, RuntimeFailure, type TensorSpec } from './backend.js';
+import { trimFreeMemory } from './free-memory.js';
 import { type HandleKind, HandleLedger } from './handle-ledger.js';
 import { type OrtApi, ortApi, type Pointer } from './ort-api.js';
 
@@ -48,7 +49,9 @@ export class OrtRuntime {
   private releaseLeftovers(): void {
     const { releaseEnv: env, releaseMemoryInfo: memory, releaseSession: session, releaseIoBinding: binding } = this.api;
     const release = { env, memory, session, binding };
-    for (const { kind, address } of this.ledger?.takeAll() ?? []) release[kind](address);
+    const leftovers = this.ledger?.takeAll() ?? [];
+    for (const { kind, address } of leftovers) release[kind](address);
+    if (leftovers.length > 0) trimFreeMemory();
   }
 
   /**
