@@ -2,7 +2,7 @@
 import { answerParent } from '../src/cli/bench-child.js';
 import { budgetOf, type EngineMeasured, measureEngine } from '../src/cli/bench-engine.js';
 import type { Config } from '../src/config.js';
-import { startEngine } from '../src/engine/client.js';
+import { startEngine } from '../src/engine/start.js';
 import type { ModelDescription } from '../src/models/description.js';
 
 export interface EngineAloneRequest {

@@ -16,9 +16,9 @@ import {
 } from '../src/cli/command.js';
 import { monotonicMs } from '../src/clock.js';
 import { parseConfig } from '../src/config.js';
-import { startEngine } from '../src/engine/client.js';
 import type { Engine } from '../src/engine/engine.js';
 import { headCount, keyMultiplications, meanSpan } from '../src/engine/span-keys.js';
+import { startEngine } from '../src/engine/start.js';
 import type { ModelDescription, SpanDescription } from '../src/models/description.js';
 import { loadModels } from '../src/models/registry.js';
 

@@ -7,7 +7,6 @@ import { availableParallelism } from 'node:os';
 import { fileURLToPath } from 'node:url';
 import type { ModelDescription } from './models/description.js';
 import { didYouMean } from './nearest.js';
-import { isBlockLength, UNIT_TOKENS } from './scheduler/span-blocks.js';
 
 interface Option<T> {
   readonly default: T;
@@ -44,6 +43,10 @@ function text(defaultValue: string, words: Words): Option<string> {
     ...words,
   };
 }
+
+/** Blocks of models with attention spans are computed in units of this length (scheduler/span-blocks.ts); shorter ones in multiples of 16. */
+export const SPAN_UNIT_TOKENS = 64;
+export const SPAN_SHORT_MULTIPLE = 16;
 
 function checkedText(defaultValue: string, allowed: string, pattern: RegExp, words: Words): Option<string> {
   return {
@@ -118,9 +121,14 @@ export const OPTIONS = {
   backend: choice(['ort-capi', 'ort-node'], 'ort-capi', {
     help: "Runtime: ONNX Runtime's C API with bound state, or onnxruntime-node's public API (portable, slower).",
   }),
-  device: checkedText('auto', 'auto, cpu or cuda:N', /^(auto|cpu|cuda:\d{1,2})$/, {
-    help: 'Where models run that have graphs for a GPU: auto takes the first GPU that works, and the CPU without one.',
-  }),
+  device: checkedText(
+    'auto',
+    'auto, cpu, cuda:N or a list as cuda:0,cuda:1',
+    /^(auto|cpu|cuda:\d{1,2}(,cuda:\d{1,2})*)$/,
+    {
+      help: 'Where models run that have graphs for a GPU: auto takes the first GPU that works, and the CPU without one. Of a list each has all models, and requests are dealt out.',
+    },
+  ),
   deviceRowsMax: integer(8192, 64, 8192, { help: 'Rows (positions) computed in one step on a GPU.' }),
   deviceLanesMax: integer(512, 1, 1024, { help: 'Sequences that run at a time in each cohort on a GPU.' }),
   deviceSlotsMax: integer(32_768, 64, 16 * MIB, {
@@ -362,6 +370,10 @@ function assertRelations(config: Config): void {
       `${low} (${config[low]}) exceeds ${high} (${config[high]}): lower ${flagOf(low)} or raise ${flagOf(high)}`,
     );
   };
+  const devices = config.device.split(',');
+  if (new Set(devices).size < devices.length) {
+    throw new ConfigError(`device (${config.device}) names a GPU twice: name each once in --device`);
+  }
   atMost('batchRowsMax', 'slotsMax');
   atMost('lanesMax', 'slotsMax');
   // Sessions that held every cache would keep all other texts waiting until one of them is idle for too long.
@@ -372,9 +384,9 @@ function assertRelations(config: Config): void {
     );
   }
   const { spanBlockTokens } = config;
-  if (!isBlockLength(spanBlockTokens)) {
+  if (spanBlockTokens % (spanBlockTokens < SPAN_UNIT_TOKENS ? SPAN_SHORT_MULTIPLE : SPAN_UNIT_TOKENS) !== 0) {
     throw new ConfigError(
-      `spanBlockTokens (${spanBlockTokens}) is no multiple of ${UNIT_TOKENS}, nor 16, 32 or 48: change --span-block-tokens`,
+      `spanBlockTokens (${spanBlockTokens}) is no multiple of ${SPAN_UNIT_TOKENS}, nor 16, 32 or 48: change --span-block-tokens`,
     );
   }
   atMost('textBytesMax', 'bodyBytesMax');

@@ -79,6 +79,18 @@ test('relations between options are checked, and the message says which flag to 
   assert.match(refusal(['--latency-buckets-ms', '2,1']), /1 follows 2/);
 });
 
+test('blocks of a text are whole units, or shorter than one', () => {
+  for (const tokens of [16, 32, 48, 64, 128, 4096]) parseConfig(['--span-block-tokens', `${tokens}`], {});
+  for (const tokens of [20, 65, 80, 96, 100])
+    assert.throws(() => parseConfig(['--span-block-tokens', `${tokens}`], {}), /multiple of 64.*--span-block-tokens/);
+});
+
+test('several GPUs: each is named once', () => {
+  assert.equal(parseConfig(['--device', 'cuda:0,cuda:2'], {}).device, 'cuda:0,cuda:2');
+  assert.throws(() => parseConfig(['--device', 'cuda:0,cuda:0'], {}), /names a GPU twice.*--device/);
+  assert.throws(() => parseConfig(['--device', 'cpu,cuda:0'], {}), /device/);
+});
+
 test('relations to the models are checked once these are known', () => {
   const model = describeModel({ id: 'wide', contextTokens: 500 });
   assertServable(parseConfig([], {}), [model]);

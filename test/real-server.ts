@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict';
 import type { AddressInfo } from 'node:net';
 import { type Config, parseConfig } from '../src/config.js';
-import { type EngineClient, startEngine } from '../src/engine/client.js';
+import { type StartedEngine, startEngine } from '../src/engine/start.js';
 import { Admission } from '../src/http/admission.js';
 import { buildApp } from '../src/http/app.js';
 import { createMetrics } from '../src/metrics/metrics.js';
@@ -14,7 +14,7 @@ import { fakeDetector, fakeServer } from './fakes.js';
 export interface RealServer {
   readonly url: string;
   readonly config: Config;
-  readonly engine: EngineClient;
+  readonly engine: StartedEngine;
   readonly post: (path: string, body: object, signal?: AbortSignal) => Promise<Response>;
   readonly metrics: () => Promise<string>;
   readonly close: () => Promise<void>;

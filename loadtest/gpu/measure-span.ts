@@ -8,7 +8,7 @@ import { join } from 'node:path';
 import { parseArgs } from 'node:util';
 import { monotonicMs } from '../../src/clock.js';
 import { parseConfig } from '../../src/config.js';
-import { startEngine } from '../../src/engine/client.js';
+import { startEngine } from '../../src/engine/start.js';
 import { loadModels } from '../../src/models/registry.js';
 
 const { values, positionals } = parseArgs({

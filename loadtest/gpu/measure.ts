@@ -9,8 +9,8 @@ import { join } from 'node:path';
 import { budgetOf } from '../../src/cli/bench-engine.js';
 import { monotonicMs } from '../../src/clock.js';
 import { parseConfig } from '../../src/config.js';
-import { type EngineClient, startEngine } from '../../src/engine/client.js';
 import type { Budget, ScoreWindowResult, StageTelemetry } from '../../src/engine/protocol.js';
+import { type StartedEngine, startEngine } from '../../src/engine/start.js';
 import type { ModelDescription } from '../../src/models/description.js';
 import { loadModels } from '../../src/models/registry.js';
 
@@ -32,7 +32,7 @@ interface Rate {
 }
 
 async function score(
-  engine: EngineClient,
+  engine: StartedEngine,
   model: ModelDescription,
   sequences: readonly Int32Array[],
   budget: Budget,

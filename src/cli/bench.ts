@@ -3,7 +3,7 @@
  * without it. The engine runs as in the server; everything is measured in one invocation, and ratios are taken round by round.
  */
 import { type Config, parseConfig } from '../config.js';
-import { startEngine } from '../engine/client.js';
+import { startEngine } from '../engine/start.js';
 import type { ModelDescription } from '../models/description.js';
 import type { Manifest } from '../models/manifest.js';
 import { packageFacts } from '../models/registry.js';

@@ -3,8 +3,8 @@
  * those of POST /v1/completions; `--json` is that endpoint's reply.
  */
 import { type Config, parseConfig } from '../config.js';
-import { startEngine } from '../engine/client.js';
 import type { Engine } from '../engine/engine.js';
+import { startEngine } from '../engine/start.js';
 import { ServerError } from '../errors.js';
 import { type Prompt, readPrompts } from '../http/completion-prompts.js';
 import { writeChoice, writeCompletion } from '../http/completion-reply.js';

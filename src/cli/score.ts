@@ -5,7 +5,7 @@
 import { stat } from 'node:fs/promises';
 import type { Readable } from 'node:stream';
 import { type Config, parseConfig } from '../config.js';
-import { startEngine } from '../engine/client.js';
+import { startEngine } from '../engine/start.js';
 import { ServerError } from '../errors.js';
 import type { ScoreBody } from '../http/schemas.js';
 import { type ScoreSettings, scoreSettings } from '../http/score-settings.js';

@@ -4,8 +4,8 @@
  */
 import { writeFile } from 'node:fs/promises';
 import { type Config, parseConfig } from '../config.js';
-import { startEngine } from '../engine/client.js';
 import type { Budget } from '../engine/protocol.js';
+import { startEngine } from '../engine/start.js';
 import type { ModelDescription } from '../models/description.js';
 import { loadTokenizer } from '../tokenize/tokenizer.js';
 import { measureEngine } from './bench-engine.js';

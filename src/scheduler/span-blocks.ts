@@ -8,18 +8,11 @@
  *   text of 300, blocks of 128:   64 64 | 64 64 | 64 (44 tokens, padded)
  *   text of 20:                   32
  */
-
-export const UNIT_TOKENS = 64;
-const SHORT_MULTIPLE = 16;
-
-/** Whether blocks may be of this length: whole units, or less than one. */
-export function isBlockLength(tokens: number): boolean {
-  return tokens % (tokens < UNIT_TOKENS ? SHORT_MULTIPLE : UNIT_TOKENS) === 0;
-}
+import { SPAN_SHORT_MULTIPLE, SPAN_UNIT_TOKENS } from '../config.js';
 
 /** Tokens of each unit of a text of `tokens`, padding included. */
 export function unitLength(tokens: number, blockTokens: number): number {
-  return Math.min(UNIT_TOKENS, blockTokens, roundedUp(tokens, SHORT_MULTIPLE));
+  return Math.min(SPAN_UNIT_TOKENS, blockTokens, roundedUp(tokens, SPAN_SHORT_MULTIPLE));
 }
 
 /** Tokens of the next block of a text of `tokens` of which `left` are left, padding included: a whole number of units. */
@@ -29,7 +22,7 @@ export function blockLength(tokens: number, left: number, blockTokens: number): 
 
 /** Tokens of each unit of a block. */
 export function unitOfBlock(blockTokens: number): number {
-  return Math.min(UNIT_TOKENS, blockTokens);
+  return Math.min(SPAN_UNIT_TOKENS, blockTokens);
 }
 
 function roundedUp(count: number, multiple: number): number {

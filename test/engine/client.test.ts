@@ -244,7 +244,7 @@ test('a worker that ends without an error is lost all the same', async (t) => {
 
 test('a worker that keeps dying is started less and less often; one that served a while is back at once', (t) => {
   const { client, worker, workers, pass } = started(t);
-  const delays = [50, 100, 200, 400, 800, 1000, 1000];
+  const delays = [50, 100, 200, 400, 500, 500];
   for (const [i, delay] of delays.entries()) {
     worker().die('crash');
     pass(delay - 1);

@@ -2,9 +2,10 @@
 import assert from 'node:assert/strict';
 import { basename } from 'node:path';
 import { after, before, type TestContext, test } from 'node:test';
-import { EngineClient, spawnWorker } from '../../src/engine/client.js';
+import { EngineClient } from '../../src/engine/client.js';
 import { openAnywhere } from '../../src/engine/device-fallback.js';
 import { type DeviceSetup, openDevice } from '../../src/engine/device-stages.js';
+import { spawnWorker } from '../../src/engine/keeper.js';
 import type { ModelDescription } from '../../src/models/description.js';
 import { type Backend, type ElementType, hostArray, RuntimeFailure } from '../../src/runtime/backend.js';
 import type { Device, DeviceBuffer, DeviceGraph, PinnedArray } from '../../src/runtime/device.js';

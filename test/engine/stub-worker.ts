@@ -1,5 +1,6 @@
 /** A worker that does nothing by itself: the test says what it posts and when it dies, and reads what it was sent. */
-import type { EngineSettings, EngineWorker } from '../../src/engine/client.js';
+import type { EngineSettings } from '../../src/engine/client.js';
+import type { EngineWorker } from '../../src/engine/keeper.js';
 import type { FromEngine, ScoreJob, ScoreWindowResult, ToEngine } from '../../src/engine/protocol.js';
 import type { ModelDescription } from '../../src/models/description.js';
 

@@ -2,8 +2,9 @@
 import assert from 'node:assert/strict';
 import type { TestContext } from 'node:test';
 import type { Worker } from 'node:worker_threads';
-import { EngineClient, spawnWorker } from '../../src/engine/client.js';
+import { EngineClient } from '../../src/engine/client.js';
 import type { ScoreRequest } from '../../src/engine/engine.js';
+import { spawnWorker } from '../../src/engine/keeper.js';
 import type { EngineTelemetry } from '../../src/engine/protocol.js';
 import { ServerError } from '../../src/errors.js';
 import type { ModelDescription } from '../../src/models/description.js';

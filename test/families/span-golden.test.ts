@@ -4,8 +4,8 @@ import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { after, before, test } from 'node:test';
 import { parseConfig } from '../../src/config.js';
-import { type EngineClient, startEngine } from '../../src/engine/client.js';
 import type { SpanRequest } from '../../src/engine/engine.js';
+import { type StartedEngine, startEngine } from '../../src/engine/start.js';
 import type { ModelDescription, SpanDescription } from '../../src/models/description.js';
 import type { Precision } from '../../src/models/manifest.js';
 import { loadModels } from '../../src/models/registry.js';
@@ -19,7 +19,7 @@ type SpanModel = ModelDescription & { readonly span: SpanDescription };
 async function open(
   precision: Precision,
   argv: readonly string[] = [],
-): Promise<{ engine: EngineClient; model: SpanModel }> {
+): Promise<{ engine: StartedEngine; model: SpanModel }> {
   const config = parseConfig(['--threads', '1', '--precision', precision, '--span-lanes-max', '20', ...argv], {});
   const { models, refused } = await loadModels({ folder: config.models, only: [NAME], precision });
   const [model] = models;
@@ -41,7 +41,7 @@ function request(texts: readonly (readonly number[])[], changes: Partial<SpanReq
 }
 
 async function score(
-  engine: EngineClient,
+  engine: StartedEngine,
   ids: readonly number[],
   changes: Partial<SpanRequest> = {},
 ): Promise<Float32Array> {

@@ -1,6 +1,7 @@
 /** A process whose engine hangs in native code: it answers, says why, and ends. */
 import { Worker } from 'node:worker_threads';
-import { EngineClient, endProcess } from '../../src/engine/client.js';
+import { EngineClient } from '../../src/engine/client.js';
+import { endProcess } from '../../src/engine/start.js';
 import type { ServerError } from '../../src/errors.js';
 import { MODEL_BUDGET } from '../families/scoring.js';
 import { SHIPPED, shippedModel } from '../shipped-package.js';

@@ -4,7 +4,7 @@ import { test } from 'node:test';
 import { fileURLToPath } from 'node:url';
 import { monotonicMs } from '../../src/clock.js';
 import { parseConfig } from '../../src/config.js';
-import { startEngine } from '../../src/engine/client.js';
+import { startEngine } from '../../src/engine/start.js';
 import { Admission } from '../../src/http/admission.js';
 import { buildApp } from '../../src/http/app.js';
 import { KeyRing } from '../../src/http/key-ring.js';

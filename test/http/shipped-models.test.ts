@@ -5,8 +5,8 @@ import { after, before, test } from 'node:test';
 import { Value } from 'typebox/value';
 import { monotonicMs } from '../../src/clock.js';
 import { parseConfig } from '../../src/config.js';
-import { type EngineClient, startEngine } from '../../src/engine/client.js';
 import type { EngineTelemetry } from '../../src/engine/protocol.js';
+import { type StartedEngine, startEngine } from '../../src/engine/start.js';
 import { Admission } from '../../src/http/admission.js';
 import { buildApp } from '../../src/http/app.js';
 import type { App } from '../../src/http/deps.js';
@@ -21,7 +21,7 @@ import { loadModels } from '../../src/models/registry.js';
 import { loadTokenizer } from '../../src/tokenize/tokenizer.js';
 
 let app: App;
-let engine: EngineClient;
+let engine: StartedEngine;
 let url = '';
 
 before(

@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import fc from 'fast-check';
-import { blockLength, isBlockLength, unitLength, unitOfBlock } from '../../src/scheduler/span-blocks.js';
+import { blockLength, unitLength, unitOfBlock } from '../../src/scheduler/span-blocks.js';
 
 /** All blocks of a text. */
 function blocksOf(tokens: number, blockTokens: number): number[] {
@@ -31,10 +31,4 @@ test('the units of a text do not depend on the length of blocks', () => {
       assert.ok(units(blockTokens).every((unit) => unit === unitLength(tokens, blockTokens)));
     }),
   );
-});
-
-test('which lengths blocks may have', () => {
-  const allowed = [16, 32, 48, 64, 128, 4096];
-  for (const tokens of allowed) assert.ok(isBlockLength(tokens), `${tokens}`);
-  for (const tokens of [15, 20, 65, 80, 96, 100]) assert.ok(!isBlockLength(tokens), `${tokens}`);
 });

@@ -3,7 +3,8 @@
  * clock jumps. Every request must be answered once and rightly, whatever happened meanwhile, and at the end nothing may be left.
  */
 import assert from 'node:assert/strict';
-import { EngineClient, type EngineWorker } from '../../src/engine/client.js';
+import { EngineClient } from '../../src/engine/client.js';
+import type { EngineWorker } from '../../src/engine/keeper.js';
 import type { EngineLoop } from '../../src/engine/loop.js';
 import type { FromEngine, ScoreWindow, ToEngine } from '../../src/engine/protocol.js';
 import { type ErrorCode, ServerError } from '../../src/errors.js';

@@ -3,7 +3,7 @@ import assert from 'node:assert/strict';
 import { after, before, test } from 'node:test';
 import { fileURLToPath } from 'node:url';
 import { parseConfig } from '../../src/config.js';
-import { type EngineClient, startEngine } from '../../src/engine/client.js';
+import { type StartedEngine, startEngine } from '../../src/engine/start.js';
 import type { ModelDescription } from '../../src/models/description.js';
 import { loadModels } from '../../src/models/registry.js';
 import { loadTokenizer } from '../../src/tokenize/tokenizer.js';
@@ -12,7 +12,7 @@ import { translateTexts } from '../../src/translate/translate-texts.js';
 import type { TranslateSettings } from '../../src/translate/types.js';
 import { SETTINGS } from './speaking-engine.js';
 
-let engine: EngineClient;
+let engine: StartedEngine;
 let model: ModelDescription;
 let tokenizer: Tokenizer;
 
