@@ -1,12 +1,16 @@
 /** One engine over several workers: where requests go, how they are dealt out, and what happens when one of the workers is away. */
 import assert from 'node:assert/strict';
 import { type TestContext, test } from 'node:test';
+import { parseConfig } from '../../src/config.js';
 import { EngineClient } from '../../src/engine/client.js';
 import type { ScoreRequest } from '../../src/engine/engine.js';
 import { EngineFleet } from '../../src/engine/fleet.js';
 import type { EngineTelemetry, Job } from '../../src/engine/protocol.js';
+import { startEngine } from '../../src/engine/start.js';
 import { ServerError } from '../../src/errors.js';
 import { describeModel } from '../fakes.js';
+import { MODEL_BUDGET } from '../families/scoring.js';
+import { goldenTexts, shippedModel } from '../shipped-package.js';
 import { EMPTY_TELEMETRY } from './score-loop.js';
 import { result, StubWorker, stubSetup } from './stub-worker.js';
 
@@ -170,4 +174,20 @@ test('a model that one worker can not open is taken from all', async (t) => {
     members.map((member) => member.models().map(({ id }) => id)),
     [['a'], ['a']],
   );
+});
+
+test('two real workers in one process compute what one does, to the bit', { timeout: 60_000 }, async () => {
+  const config = parseConfig(['--threads', '1', '--device', 'cpu'], {});
+  const model = await shippedModel('int8');
+  const start = () => startEngine(config, [model]) as Promise<EngineClient>;
+  const [first, second] = [await start(), await start()];
+  try {
+    const windows = goldenTexts().map(({ ids }) => ({ ids: Int32Array.from(ids), scoreFrom: 0 }));
+    const asked = { ...request([]), model: model.id, budget: MODEL_BUDGET, windows };
+    const one = await first.score(asked, NEVER);
+    const both = await new EngineFleet([first, second]).score(asked, NEVER);
+    assert.deepEqual(both.windows, one.windows);
+  } finally {
+    await Promise.all([first.drain(0), second.drain(0)]);
+  }
 });
