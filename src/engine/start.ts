@@ -32,6 +32,11 @@ export async function startEngine(
       const client = new EngineClient(settingsOf(config, models, device, spawn));
       clients.push(client);
       await client.started();
+      const { device: got, deviceReason } = client.info();
+      if (got !== 'cpu') continue;
+      // One that falls back to the CPU would hold up what is dealt to it; where the first does, there is nothing to deal out.
+      if (clients.length > 1) throw new Error(`${device} can't be used: ${deviceReason}; leave it out of --device`);
+      break;
     }
   } catch (error) {
     await Promise.all(clients.map((client) => client.drain(0)));

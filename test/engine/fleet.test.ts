@@ -191,3 +191,33 @@ test('two real workers in one process compute what one does, to the bit', { time
     await Promise.all([first.drain(0), second.drain(0)]);
   }
 });
+
+test('of a list of GPUs none of which works, the CPU serves alone; one that works beside one that does not is refused', async (t) => {
+  t.mock.timers.enable({ apis: ['setTimeout'] });
+  const start = (found: readonly string[]) => {
+    const devices = [...found];
+    const spawned: StubWorker[] = [];
+    const config = parseConfig(['--device', 'cuda:0,cuda:1'], {});
+    const engine = startEngine(config, [describeModel({ id: 'a' })], () => {
+      const worker = new StubWorker();
+      const device = devices.shift() as string;
+      spawned.push(worker);
+      queueMicrotask(() =>
+        worker.post({ type: 'ready', device, deviceReason: `of ${device}`, backend: 'b', threads: 1 }),
+      );
+      return worker;
+    });
+    return { engine, spawned };
+  };
+  const both = start(['cuda:0', 'cuda:1']);
+  assert.ok((await both.engine) instanceof EngineFleet);
+  assert.equal((await both.engine).info().device, 'cuda:0,cuda:1');
+  const none = start(['cpu']);
+  assert.equal((await none.engine).info().device, 'cpu');
+  assert.equal(none.spawned.length, 1);
+  const half = start(['cuda:0', 'cpu']);
+  const refused = assert.rejects(half.engine, /cuda:1 can't be used: of cpu; leave it out of --device/);
+  for (let turn = 0; turn < 20; turn++) await Promise.resolve();
+  for (const worker of half.spawned) worker.die();
+  await refused;
+});
