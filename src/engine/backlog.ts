@@ -17,12 +17,26 @@ export interface Order extends Work {
   readonly deadlineAtMs: number | null;
 }
 
-export interface Entry extends Order {
+interface Entry extends Order {
+  readonly line: string;
   readonly rows: number;
   readonly enteredAtMs: number;
   readonly predictedMs: number;
   /** Part of it that is not done yet. */
   left: number;
+}
+
+/** Entries, and the rows that are left of them. */
+interface Sum {
+  entries: number;
+  rows: number;
+}
+
+/** What waits for the same turn. Its sums are kept, so that a new order does not cost more the more is in. */
+interface Line extends Sum {
+  readonly model: string;
+  /** Those with a deadline, by the tenth of a second in which it lies. */
+  readonly due: Map<number, Sum>;
 }
 
 export interface Refusal {
@@ -43,6 +57,7 @@ const RETRY_AFTER_SECONDS_MAX = 60;
 export class Backlog {
   readonly costs = new CostBook();
   private readonly entries = new Map<number, Entry>();
+  private readonly lines = new Map<string, Line>();
   private errorMean = ERROR_MEAN_START;
   private errorDeviation = ERROR_DEVIATION_START;
 
@@ -55,29 +70,17 @@ export class Backlog {
   /** Milliseconds of the engine for all that is in. */
   get ms(): number {
     let sum = 0;
-    for (const entry of this.entries.values()) sum += this.leftMs(entry);
+    for (const line of this.lines.values()) sum += this.costs.ms(line.model, line.rows);
     return sum;
-  }
-
-  private leftMs({ model, rows, left }: Entry): number {
-    return this.costs.ms(model, rows * left);
   }
 
   /** Engine time until an order that enters now would begin, and until it would be done. */
   predict(order: Order): { readonly waitMs: number; readonly doneMs: number } {
-    const lines = new Map<string, number>();
-    // Texts of a model with spans go block by block in turns: each is a line of its own, and a new one begins at once.
-    const own = order.kind === 'span' ? 'span' : classOf(order);
-    const due = order.deadlineAtMs ?? Number.POSITIVE_INFINITY;
-    for (const [id, entry] of this.entries) {
-      const line = entry.kind === 'span' ? `span ${id}` : classOf(entry);
-      // Of its own line only what is due before it; an order without a deadline goes last.
-      if (line === own && (entry.deadlineAtMs ?? Number.POSITIVE_INFINITY) > due) continue;
-      lines.set(line, (lines.get(line) ?? 0) + this.leftMs(entry));
-    }
-    const ownMs = lines.get(own) ?? 0;
-    lines.delete(own);
-    const withOthers = (ms: number) => [...lines.values()].reduce((sum, other) => sum + Math.min(other, ms), ms);
+    const own = this.lines.get(lineOf(order, null));
+    const ownMs = own === undefined ? 0 : this.costs.ms(order.model, rowsBefore(own, order.deadlineAtMs));
+    const others: number[] = [];
+    for (const line of this.lines.values()) if (line !== own) others.push(this.costs.ms(line.model, line.rows));
+    const withOthers = (ms: number) => others.reduce((sum, other) => sum + Math.min(other, ms), ms);
     return {
       waitMs: withOthers(ownMs),
       doneMs: withOthers(ownMs + this.costs.ms(order.model, this.costs.rows(order))),
@@ -106,13 +109,35 @@ export class Backlog {
 
   enter(id: number, order: Order, nowMs: number): void {
     const { doneMs: predictedMs } = this.predict(order);
-    this.entries.set(id, { ...order, rows: this.costs.rows(order), enteredAtMs: nowMs, predictedMs, left: 1 });
+    const rows = this.costs.rows(order);
+    const name = lineOf(order, id);
+    const entry = { ...order, line: name, rows, enteredAtMs: nowMs, predictedMs, left: 1 };
+    if (!this.lines.has(name)) this.lines.set(name, { model: order.model, entries: 0, rows: 0, due: new Map() });
+    this.entries.set(id, entry);
+    this.add(entry, 1, rows);
+  }
+
+  /** To the sums of an entry's line; what is empty then goes, and with it whatever its sum was off by in the last bits. */
+  private add({ line: name, deadlineAtMs }: Entry, entries: number, rows: number): void {
+    const line = this.lines.get(name) as Line;
+    line.rows += rows;
+    line.entries += entries;
+    if (line.entries === 0) this.lines.delete(name);
+    if (deadlineAtMs === null) return;
+    const tenth = tenthOf(deadlineAtMs);
+    const due = line.due.get(tenth) ?? { entries: 0, rows: 0 };
+    due.rows += rows;
+    due.entries += entries;
+    if (due.entries === 0) line.due.delete(tenth);
+    else line.due.set(tenth, due);
   }
 
   /** So much of it is left, 0 to 1. */
   progress(id: number, left: number): void {
     const entry = this.entries.get(id);
-    if (entry !== undefined) entry.left = left;
+    if (entry === undefined) return;
+    this.add(entry, 0, entry.rows * (left - entry.left));
+    entry.left = left;
   }
 
   /** @param rows that it took; null: it was not done, and says nothing about its cost */
@@ -120,6 +145,7 @@ export class Backlog {
     const entry = this.entries.get(id);
     if (entry === undefined) return;
     this.entries.delete(id);
+    this.add(entry, -1, -entry.rows * entry.left);
     if (rows !== null) this.costs.learn(entry, rows);
     if ((rows === null && !late) || entry.predictedMs < PREDICTED_MS_MIN) return;
     const error = Math.min(ERROR_MAX, Math.max(0, nowMs - entry.enteredAtMs) / entry.predictedMs);
@@ -133,8 +159,22 @@ export class Backlog {
   }
 }
 
-function classOf({ tenant, model }: Order): string {
-  return `${model}\n${tenant}`;
+/** Texts of a model with spans go block by block in turns: each is a line of its own, and a new one begins at once. */
+function lineOf({ kind, tenant, model }: Order, id: number | null): string {
+  return kind === 'span' ? `span ${id}` : `${model}\n${tenant}`;
+}
+
+/** Of its own line an order waits for what is due before it; one without a deadline goes last. */
+function rowsBefore({ rows, due }: Line, deadlineAtMs: number | null): number {
+  if (deadlineAtMs === null) return rows;
+  const own = tenthOf(deadlineAtMs);
+  let before = 0;
+  for (const [tenth, sum] of due) if (tenth <= own) before += sum.rows;
+  return before;
+}
+
+function tenthOf(ms: number): number {
+  return Math.ceil(ms / 100);
 }
 
 function retryAfter(ms: number): number {

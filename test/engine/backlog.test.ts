@@ -183,3 +183,36 @@ test('a short text of a model with spans begins at once behind a long one, and i
   close(doneMs, 2 * backlog.costs.ms('m', backlog.costs.rows(spans(100))));
   assert.equal(backlog.refusal(spans(100), 0), null);
 });
+
+test('sums are those of what is in, whatever entered, went on and left', () => {
+  const backlog = learnt();
+  const left = new Map<number, number>();
+  const deadlines = [null, 1000, 2000];
+  for (let i = 0; i < 300; i++) {
+    backlog.enter(i, order(100, { deadlineAtMs: deadlines[i % 3] ?? null }), 0);
+    left.set(i, 1);
+    if (i % 2 === 0) {
+      backlog.progress(i, 0.3);
+      left.set(i, 0.3);
+    }
+    if (i % 5 === 4) {
+      backlog.leave(i - 4, 0, null);
+      left.delete(i - 4);
+    }
+  }
+  const sum = (of: (i: number) => boolean) => 40 * [...left].reduce((all, [i, part]) => all + (of(i) ? part : 0), 0);
+  close(
+    backlog.ms,
+    sum(() => true),
+  );
+  close(
+    backlog.predict(order(1)).waitMs,
+    sum(() => true),
+  );
+  close(
+    backlog.predict(order(1, { deadlineAtMs: 1500 })).waitMs,
+    sum((i) => i % 3 === 1),
+  );
+  for (const i of [...left.keys()]) backlog.leave(i, 0, null);
+  assert.equal(backlog.ms, 0);
+});
