@@ -40,6 +40,8 @@ export class LaneQueue<Request = LaneRequest> {
   private readonly waiting = new Map<string, WaitingJob<Request>[]>();
   private readonly turns = new TenantTurns();
   private readonly timeLimits = new Map<number, TimeLimits>();
+  /** Before this none of the limits has passed: the engine asks between any two steps. */
+  private quietUntilMs = Number.POSITIVE_INFINITY;
   private laneCount = 0;
 
   /** @param rowsOf what a lane counts for among tenants; a lane of text its positions */
@@ -56,6 +58,7 @@ export class LaneQueue<Request = LaneRequest> {
     this.insert({ jobId, tenant, lanes, hasDeadline: deadlineAtMs !== null, dueAtMs, next: 0 });
     this.laneCount += lanes.length;
     this.timeLimits.set(jobId, timeLimits);
+    this.quietUntilMs = Math.min(this.quietUntilMs, dueAtMs);
   }
 
   private insert(job: WaitingJob<Request>): void {
@@ -103,9 +106,9 @@ export class LaneQueue<Request = LaneRequest> {
   }
 
   private remove(job: WaitingJob<Request>): void {
-    const jobs = (this.waiting.get(job.tenant) ?? []).filter((other) => other !== job);
+    const jobs = this.waiting.get(job.tenant) as WaitingJob<Request>[];
+    jobs.splice(jobs.indexOf(job), 1);
     if (jobs.length === 0) this.waiting.delete(job.tenant);
-    else this.waiting.set(job.tenant, jobs);
   }
 
   /** Removes what still waits of a job, and its limits. Harmless for a job that has left. */
@@ -122,8 +125,11 @@ export class LaneQueue<Request = LaneRequest> {
 
   /** The jobs that have run out of time, longest overdue first; the caller aborts them. */
   overdue(nowMs: number): Expired[] {
+    if (nowMs < this.quietUntilMs) return [];
+    this.quietUntilMs = Number.POSITIVE_INFINITY;
     const expired: (Expired & { overdueMs: number })[] = [];
     for (const [jobId, { deadlineAtMs, startByMs }] of this.timeLimits) {
+      this.quietUntilMs = Math.min(this.quietUntilMs, deadlineAtMs ?? Number.POSITIVE_INFINITY, startByMs);
       if (deadlineAtMs !== null && deadlineAtMs <= nowMs) {
         expired.push({ jobId, limit: 'deadline', overdueMs: nowMs - deadlineAtMs });
       } else if (startByMs <= nowMs) {
