@@ -155,3 +155,20 @@ test('a stage that comes starts where the others are, and one that goes leaves t
   assert.deepEqual(share.order().toSorted(), [0, 1]);
   assert.equal(new Set(turns(share, 10, always, () => 5)).size, 2);
 });
+
+test('a stage that never worked has no credit either: its first turn starts at the virtual time', () => {
+  const share = new FairShare(2);
+  share.charge(0, 10);
+  share.charge(0, 90);
+  share.charge(1, 95);
+  assert.deepEqual(share.order(), [0, 1], '100 is before 10 + 95');
+});
+
+test('nor has one that was added and waited for its first turn', () => {
+  const share = new FairShare(1);
+  share.charge(0, 10);
+  share.add();
+  share.charge(0, 90);
+  share.charge(1, 95);
+  assert.deepEqual(share.order(), [0, 1], '100 is before 10 + 95');
+});

@@ -31,6 +31,17 @@ test('what was lately counts more: a model that changes its mind is followed', (
   assert.ok(history.hazard(1) < 0.02, `${history.hazard(1)} of a past that is over`);
 });
 
+test('the past counts half each time that 20,000 positions have come, and no sooner', () => {
+  const history = new HaltingHistory(2);
+  history.add(new Uint8Array(20_000).fill(1));
+  history.add(new Uint8Array(5_000).fill(2));
+  assert.equal(history.hazard(1), 10_000 / 15_000, 'what came first counts half');
+  history.add(new Uint8Array(5_000).fill(2));
+  assert.equal(history.hazard(1), 10_000 / 20_000, 'and still half: 20,000 are complete just now');
+  history.add(new Uint8Array(5_000).fill(2));
+  assert.equal(history.hazard(1), 5_000 / 15_000);
+});
+
 test('a hazard is a probability, whatever halts and however much of it', () => {
   const depths = fc.array(fc.integer({ min: 1, max: 8 }), { minLength: 1, maxLength: 50 });
   fc.assert(

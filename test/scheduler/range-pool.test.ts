@@ -44,6 +44,13 @@ test('rows given back twice, in part or beyond the end are a defect, and nothing
   assert.deepEqual([pool.rowsUsed, pool.longest], [4, 2]);
 });
 
+test('rows beyond the end are a defect too where no free range is in their way', () => {
+  const pool = new RangePool(8);
+  pool.take(8);
+  assert.throws(() => pool.give(6, 4), /given back twice/);
+  assert.deepEqual([pool.rowsUsed, pool.longest], [8, 0]);
+});
+
 test('whatever is taken and given back: no row has two owners, a take fails only for want of a range, all of it merges again', () => {
   const actions = fc.array(
     fc.record({ count: fc.integer({ min: 1, max: 12 }), gives: fc.boolean(), which: fc.nat() }),

@@ -56,6 +56,22 @@ test('top_p keeps the fewest best tokens that reach it, after temperature', () =
   assertShares(shares(0.5, 0.68), [1, 0, 0, 0]);
 });
 
+test('tokens that reach top_p exactly are enough', () => {
+  const equal = new Float32Array(4).fill(Math.log(0.25));
+  const drawn = new Set(
+    Array.from({ length: 200 }, (_, seed) => chooseRank(equal, { temperature: 1, topP: 0.5, seed }, 0)),
+  );
+  assert.deepEqual([...drawn].sort(), [0, 1]);
+});
+
+test('a small temperature draws among tokens that are all improbable: what counts is how they compare', () => {
+  const improbable = Float32Array.of(-5, -5.001, -9);
+  const drawn = new Set(
+    Array.from({ length: 200 }, (_, seed) => chooseRank(improbable, { temperature: 0.005, topP: 1, seed }, 0)),
+  );
+  assert.deepEqual([...drawn].sort(), [0, 1], 'exp(-1000) is 0');
+});
+
 test('the rank is one that top_p keeps, whatever the distribution, and the same when asked again', () => {
   fc.assert(
     fc.property(
@@ -103,4 +119,17 @@ test('uniform numbers: of neighbouring seeds and turns alike, spread evenly and 
 test('every bit of a seed counts', () => {
   const seeds = [0, 1, -1, 2 ** 31, 2 ** 32, 2 ** 32 + 1, 2 ** 52, Number.MAX_SAFE_INTEGER, Number.MIN_SAFE_INTEGER];
   assert.equal(new Set(seeds.map((seed) => uniform(seed, 0))).size, seeds.length);
+});
+
+test('a seed says the same in every version: these numbers may never change', () => {
+  const drawn: readonly (readonly [seed: number, turn: number, value: number])[] = [
+    [0, 0, 0.2874115489213409],
+    [0, 1, 0.3068374461471228],
+    [1, 0, 0.6346319356869645],
+    [-1, 0, 0.5982187031681939],
+    [42, 7, 0.3566889156022709],
+    [2 ** 32 + 1, 599, 0.15700705700358586],
+    [Number.MAX_SAFE_INTEGER, 3, 0.8939597245241727],
+  ];
+  for (const [seed, turn, value] of drawn) assert.equal(uniform(seed, turn), value, `seed ${seed}, turn ${turn}`);
 });
