@@ -57,6 +57,14 @@ test('the earliest deadline is first, with all its lanes; what must start comes 
   assert.equal(order(queue), '3 2 2.1 5 1 4');
 });
 
+test('what is left of a job without a deadline goes behind others without one, not behind deadlines that are later', () => {
+  const queue = new LaneQueue(({ ids }: LaneRequest) => ids.length);
+  queue.submit(1, lanes(1, 2), limits({ startByMs: 500 }));
+  queue.submit(2, lanes(2, 1), limits({ startByMs: 600 }));
+  queue.submit(3, lanes(3, 1), limits({ deadlineAtMs: 900, startByMs: 2000 }));
+  assert.equal(order(queue), '1 2 1.1 3');
+});
+
 test('tenants share by rows, whatever each of them has waiting', () => {
   const queue = new LaneQueue(({ ids }: LaneRequest) => ids.length);
   queue.submit(1, lanes(1, 6, 10), limits({ tenant: 'a' }));
@@ -124,6 +132,18 @@ test('overdue: by deadline always, by start until its first lane was taken; long
   queue.settle(3);
   queue.abort(4);
   assert.deepEqual(queue.overdue(1e9), []);
+});
+
+test('of two deadlines that have passed the older is first, of equal ones the lower job, in whatever order they came', () => {
+  const queue = new LaneQueue();
+  queue.submit(9, lanes(9, 1), limits({ deadlineAtMs: 80 }));
+  queue.submit(5, lanes(5, 1), limits({ deadlineAtMs: 90 }));
+  queue.submit(3, lanes(3, 1), limits({ deadlineAtMs: 80 }));
+  queue.submit(4, lanes(4, 1), limits({ deadlineAtMs: 70 }));
+  assert.deepEqual(
+    queue.overdue(100).map(({ jobId }) => jobId),
+    [4, 3, 9, 5],
+  );
 });
 
 /** One action on a queue: a job comes, a lane is taken, or a job leaves; then time passes. */
