@@ -153,7 +153,7 @@ export class FakeGeneration implements GeneratingFamily {
   }
 
   async finish({ sequences }: GenerateFinishPlan): Promise<FinishedBurst[]> {
-    const rows = sequences.reduce((sum, sequence) => sum + (sequence.scoresPrompt ? sequence.length : 1), 0);
+    const rows = sequences.reduce((sum, sequence) => sum + (scoresPrompt(sequence) ? sequence.length : 1), 0);
     check(sequences.length === 1 || rows <= this.limits.finishRowsMax, `${rows} rows are finished at once`);
     check(new Set(sequences).size === sequences.length, 'a sequence is finished once');
     return sequences.map((sequence) => this.finished(sequence));
@@ -171,7 +171,7 @@ export class FakeGeneration implements GeneratingFamily {
     };
     if (maxNewTokens > 0) check(this.stateOf(sequence, length - 1).halted, 'the position that decides has halted');
     const next = maxNewTokens > 0 ? best(text, temperature > 0 ? VOCABULARY : Math.max(1, topCount)) : null;
-    const rows = !sequence.scoresPrompt
+    const rows = !scoresPrompt(sequence)
       ? null
       : Array.from(prompt, (id, place) => {
           check(this.stateOf(sequence, place).halted, 'the states of a prompt are there to be read');
@@ -193,6 +193,11 @@ export class FakeGeneration implements GeneratingFamily {
     check(state?.sequence === sequence && state.place === place, 'a slot keeps its owner');
     return state;
   }
+}
+
+/** By the definition, not by what the sequence says of itself. */
+function scoresPrompt({ request, burst }: Sequence): boolean {
+  return request.promptLogprobs && burst === 0;
 }
 
 function activePlaces({ active, activeCount }: Sequence): number[] {

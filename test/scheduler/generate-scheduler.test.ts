@@ -245,6 +245,16 @@ test('a position keeps N + 1 rows, or as many as there are steps; what nothing f
   assert.deepEqual([ended.get('1.0')?.cacheRows, ended.get('2.0')?.cacheRows], [5, 4]);
 });
 
+test('in the last burst only what a later position still looks at is renewed', async () => {
+  for (const last of [3, 4, 5, 6, 7]) {
+    const sequence = { prompt: Int32Array.of(3, 4, 5, 6, 7, last), maxNewTokens: 1 };
+    const { depths } = continueAlone({ ...PLAIN, ...sequence });
+    const seen = depths.filter((depth, i) => depth < MAX_STEPS && depths.slice(i + 1).some((later) => later > depth));
+    const { family } = await new Run([alone(sequence)], ROOMY).all();
+    assert.equal(family.totals.renewedRows, seen.length, `depths ${depths}`);
+  }
+});
+
 test('a job that waits too long or runs too long leaves, and others go on', async () => {
   const scheduler = new GenerateScheduler({ ...ROOMY, lanesMax: 1 }, MAX_STEPS);
   const family = new FakeGeneration(ROOMY);

@@ -98,6 +98,7 @@ function runAll(
       if (plan === null) continue;
       planned = true;
       began += plan.begin.length;
+      for (const lane of plan.begin) assert.equal(lane.memoryRows.length, memory === null ? 0 : lane.length);
       launch(plan, cohort, queue);
       for (const lane of plan.finish) {
         const key = `${lane.request.jobId}.${lane.request.index}`;
@@ -181,14 +182,18 @@ test('plans know the tables of the device; every lane that was not aborted is fi
 const LIMITS: ResidentLimits = { rowsMax: 40, lanesMax: 4, slotsMax: 40, finishRowsMax: 40, flatRows: 40, stepsMax: 4 };
 const BUDGET: Budget = { maxSteps: 8, minSteps: 1, threshold: 0.99 };
 
-function single(limits: Partial<ResidentLimits> = {}, forecast: HaltingForecast = { hazard: () => 1 }) {
+function single(
+  limits: Partial<ResidentLimits> = {},
+  forecast: HaltingForecast = { hazard: () => 1 },
+  memory: RangeMemory | null = null,
+) {
   const queue = new LaneQueue();
   const all = { ...LIMITS, ...limits };
-  const scheduler = new ResidentScheduler(all, queue, forecast);
+  const scheduler = new ResidentScheduler(all, queue, forecast, memory);
   const device = new SimulatedRows(all);
-  const submit = (jobId: number, length: number, budget = BUDGET) => {
+  const submit = (jobId: number, length: number, budget = BUDGET, scoreFrom = 0) => {
     const ids = Int32Array.from({ length }, (_, i) => jobId * 7 + i);
-    queue.submit(jobId, [{ jobId, index: 0, ids, scoreFrom: 0, topCount: 0, budget }], FOREVER);
+    queue.submit(jobId, [{ jobId, index: 0, ids, scoreFrom, topCount: 0, budget }], FOREVER);
   };
   const next = (): ResidentPlan | null => {
     const plan = scheduler.schedule();
@@ -227,12 +232,79 @@ test('a launch runs several steps only as far as no lane is likely to end, and n
   assert.equal(steps({}, never, BUDGET), 4);
   assert.equal(steps({ stepsMax: 1 }, never, BUDGET), 1);
   assert.equal(steps({ flatRows: 9 }, never, BUDGET), 1, 'rows that halt make the next step cheaper');
+  assert.equal(steps({ flatRows: 10 }, never, BUDGET), 4, 'up to flatRows they do not');
   assert.equal(steps({}, never, { ...BUDGET, maxSteps: 2 }), 2);
   assert.equal(steps({}, { hazard: () => 1 }, BUDGET), 1);
   assert.equal(steps({}, { hazard: () => 1 }, { ...BUDGET, minSteps: 3 }), 3, 'nobody halts before the third');
   const half: HaltingForecast = { hazard: () => 0.5 };
   assert.equal(steps({}, half, BUDGET, 2), 1, 'two rows end in a quarter of the cases');
   assert.equal(steps({}, half, BUDGET, 10), 4, 'ten hardly ever do');
+});
+
+const ONE_STEP: Budget = { ...BUDGET, maxSteps: 1 };
+
+test('nothing to do is no launch, and results alone are read in a launch without steps', () => {
+  const { scheduler, submit, next } = single();
+  assert.equal(next(), null);
+  submit(1, 5, ONE_STEP);
+  assert.equal(next()?.steps, 1);
+  assert.equal(scheduler.lanesRunning, 1, 'it has ended and is not read yet');
+  const last = next();
+  assert.deepEqual([last?.finish.length, last?.steps], [1, 0]);
+  assert.equal(next(), null);
+  assert.equal(scheduler.lanesRunning, 0);
+});
+
+test('what has ended and what runs both count; an abort of what has ended leaves nothing to read', () => {
+  const memory = new RangeMemory(20);
+  const { scheduler, submit, next } = single({}, { hazard: () => 0 }, memory);
+  submit(1, 5, ONE_STEP);
+  submit(2, 6, ONE_STEP);
+  submit(3, 9, { ...BUDGET, minSteps: 8 });
+  next();
+  assert.deepEqual([scheduler.lanesRunning, scheduler.slotsUsed, memory.used], [3, 20, 20]);
+  assert.deepEqual(scheduler.abort(1), [], 'none of its rows runs');
+  assert.deepEqual([scheduler.lanesRunning, scheduler.slotsUsed, memory.used], [2, 15, 15], 'it leaves at once');
+  const plan = next();
+  assert.deepEqual(
+    plan?.finish.map(({ request }) => request.jobId),
+    [2],
+  );
+  assert.equal(memory.used, 15, 'whoever reads a memory gives it back, not the scheduler');
+});
+
+test('what ended together is read together, as far as the rows that are scored fit', () => {
+  const finished = (finishRowsMax: number) => {
+    const { submit, next } = single({ finishRowsMax });
+    // Of ten positions each, six are scored.
+    for (const id of [1, 2, 3]) submit(id, 10, ONE_STEP, 4);
+    next();
+    return [next()?.finish.length, next()?.finish.length];
+  };
+  assert.deepEqual(finished(18), [3, undefined]);
+  assert.deepEqual(finished(17), [2, 1]);
+  assert.deepEqual(finished(12), [2, 1]);
+  assert.deepEqual(finished(11), [1, 1]);
+  assert.deepEqual(finished(1), [1, 1], 'one is always read');
+});
+
+test('a lane that was aborted does not shorten the launch that drops its rows', () => {
+  const stepsOfSecondLaunch = (aborts: boolean) => {
+    const { scheduler, device, submit, next } = single({ stepsMax: 2 }, { hazard: () => 0 });
+    submit(1, 10, { ...BUDGET, maxSteps: 3, minSteps: 3 });
+    submit(2, 10, { ...BUDGET, minSteps: 8 });
+    assert.equal(next()?.steps, 2);
+    if (aborts) device.drop(scheduler.abort(1));
+    return next()?.steps;
+  };
+  assert.equal(stepsOfSecondLaunch(false), 1, 'it ends in its third step');
+  assert.equal(stepsOfSecondLaunch(true), 2);
+});
+
+test('a lane takes memory to the last free row', () => {
+  const { submit, next } = single({}, { hazard: () => 1 }, new RangeMemory(10));
+  submit(1, 10);
+  assert.equal(next()?.begin.length, 1);
 });
 
 test('lanes that could never run are refused before they are queued', () => {
