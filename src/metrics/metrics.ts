@@ -186,13 +186,14 @@ export function createMetrics(sources: MetricSources, options: MetricOptions) {
       'ponder_span_bound_share',
       'Realised share of the span bound since start: multiplications that the tokens needed over those computed.',
       STACK,
+      'average',
     ),
     spanCacheBytesUsed: gauge(
       'ponder_span_cache_bytes_used',
       'Bytes of keys and values that running texts and open sessions hold.',
       ['model'],
     ),
-    spanCacheBytesTotal: gauge('ponder_span_cache_bytes_total', 'Bytes of keys and values that can be held.', [
+    spanCacheBytesTotal: gauge('ponder_span_cache_bytes_capacity', 'Bytes of keys and values that can be held.', [
       'model',
     ]),
     sessionsOpen: gauge('ponder_sessions_open', 'Sessions that are open.', ['model']),
@@ -214,9 +215,9 @@ export function createMetrics(sources: MetricSources, options: MetricOptions) {
     lanesWaiting: gauge('ponder_lanes_waiting', 'Sequences waiting for their first step.', []),
     lanesRunning: gauge('ponder_lanes_running', 'Sequences in the depth loop.', []),
     slotsUsed: gauge('ponder_slots_used', 'Positions whose state is held.', []),
-    slotsTotal: gauge('ponder_slots_total', 'Positions whose state can be held.', []),
+    slotsTotal: gauge('ponder_slots_capacity', 'Positions whose state can be held.', []),
     cacheRowsUsed: gauge('ponder_cache_rows_used', "Rows of the decoders' key and value caches in use.", []),
-    cacheRowsTotal: gauge('ponder_cache_rows_total', "Rows of the decoders' key and value caches.", []),
+    cacheRowsTotal: gauge('ponder_cache_rows_capacity', "Rows of the decoders' key and value caches.", []),
     engineReady: pulled(
       'ponder_engine_ready',
       '1 when the engine takes requests.',
@@ -236,6 +237,8 @@ export function createMetrics(sources: MetricSources, options: MetricOptions) {
 
   if (options.processMetrics) {
     collectDefaultMetrics({ register: registry, eventLoopMonitoringPrecision: EVENT_LOOP_SAMPLE_MS });
+    // Gauges whose names say that they are counters; nodejs_active_resources and its like tell the same.
+    for (const kind of ['resources', 'handles', 'requests']) registry.removeSingleMetric(`nodejs_active_${kind}_total`);
   }
   return { registry, ...metrics };
 }

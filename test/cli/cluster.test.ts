@@ -32,6 +32,8 @@ function metricsOf(requests: number, ready: boolean) {
   const metrics = createMetrics(sources, { latencyBucketsMs: [1, 10], processMetrics: false });
   metrics.requests.inc({ route: '/v1/score', outcome: 'OK' }, requests);
   metrics.haltingStep.add({ model: 'm', stage: 'score' }, [requests, 1], 5);
+  for (const share of [metrics.realisedBoundShare, metrics.spanBoundShare])
+    share.set({ model: 'm', stage: 'score' }, ready ? 1 : 0.5);
   metrics.requestSeconds.observe({ model: 'm', phase: 'total' }, 0.005);
   return metrics;
 }
@@ -48,6 +50,8 @@ test('metrics of several processes: counts add up, what is a mean stays one, rea
   assert.equal(all.sum('ponder_halting_step_sum'), 10);
   assert.equal(all.sum('ponder_request_duration_seconds_count'), 2);
   assert.equal(all.sum('ponder_backlog_seconds'), 4);
+  assert.equal(all.sum('ponder_realised_bound_share'), 0.75);
+  assert.equal(all.sum('ponder_span_bound_share'), 0.75);
   assert.equal(all.sum('ponder_engine_ready'), 0);
 });
 

@@ -32,6 +32,14 @@ test('alert rules: valid, and each says what it should when it should', { skip }
   execFileSync('promtool', ['check', 'config', `${DEPLOY}prometheus/prometheus.yml`], { stdio: 'pipe' });
 });
 
+test('what a server tells of itself follows the conventions for names', { skip }, async (t) => {
+  const server = await startServer(['--threads', '1']);
+  t.after(() => server.stop());
+  await work(server.url);
+  const input = await (await fetch(`${server.url}/metrics`)).text();
+  execFileSync('promtool', ['check', 'metrics'], { input, stdio: 'pipe' });
+});
+
 test('alert rules and board name only metrics that exist', async () => {
   const { fakeServer } = await import('../fakes.js');
   const { app, deps } = await fakeServer();

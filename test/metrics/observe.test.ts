@@ -48,9 +48,9 @@ test('a report of the engine becomes counters, gauges and histograms', async () 
     ponder_lanes_waiting: 5,
     ponder_lanes_running: 6,
     ponder_slots_used: 7,
-    ponder_slots_total: 8,
+    ponder_slots_capacity: 8,
     ponder_cache_rows_used: 9,
-    ponder_cache_rows_total: 10,
+    ponder_cache_rows_capacity: 10,
   };
   for (const [series, value] of Object.entries(expected)) assert.equal(valueIn(page, series), value, series);
 });
