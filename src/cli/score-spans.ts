@@ -152,6 +152,7 @@ function replyOf(
       texts.map(({ sums }) => sums),
       uncapped.length === 0 ? null : uncapped,
       order,
+      null,
       blockTokens,
     ),
     timing: { queue_ms: 0, tokenize_ms: 0, compute_ms: totalMs, total_ms: totalMs },

@@ -5,7 +5,7 @@
  * the group, and a unit of m queries is multiplied with the keys of all of them, so m more.
  */
 import type { SpanDescription } from '../models/description.js';
-import { unitLength } from '../scheduler/span-blocks.js';
+import { OPEN_END, unitLength } from '../scheduler/span-blocks.js';
 
 const REACH_MULTIPLE = 16;
 
@@ -36,15 +36,20 @@ export function computedKeys({ groups }: SpanDescription, reach: number, length:
   return sum(groups.flat().map(({ heads, span }) => heads.length * (Math.min(span, reach) + length)));
 }
 
-/** Keys computed for a text of `tokens`, over all its units and heads. */
+/**
+ * Keys computed for a text of `tokens`, over all its units and heads.
+ * @param before tokens that the session had before it; null: no session
+ */
 export function computedKeysOfText(
   span: SpanDescription,
   spanCap: number | null,
   tokens: number,
+  before: number | null,
   blockTokens: number,
 ): number {
-  const unit = unitLength(tokens, blockTokens);
-  const rows = Math.ceil(tokens / unit) * unit;
+  const unit = unitLength(before === null ? tokens : OPEN_END, blockTokens);
+  // Those since the session's last whole unit are computed again.
+  const rows = Math.ceil((((before ?? 0) % unit) + tokens) / unit) * unit;
   return rows * computedKeys(span, reachOf(span, spanCap), unit);
 }
 

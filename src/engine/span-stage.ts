@@ -103,8 +103,9 @@ export class SpanStage implements Stage {
     const planned = now();
     const results = await this.served.family.advance(plan);
     const ran = now();
-    const messages = this.settleBlocks(plan, results);
-    const { tokens, ...keys } = this.spans.step(plan, results);
+    const told = results.map((result, i) => toldOf(plan.lanes[i] as SpanLane, result));
+    const { tokens, ...keys } = this.spans.step(plan, told);
+    const messages = this.settleBlocks(plan, told);
     this.counter.step(tokens, 0, keys);
     this.counter.time(ran - planned, planned - startMs + now() - ran);
     const started = plan.lanes.map(({ request }) => request.jobId);
@@ -116,7 +117,7 @@ export class SpanStage implements Stage {
   }
 
   private settleBlocks(plan: SpanPlan, results: readonly SpanBlockResult[]): StageMessage[] {
-    const starts = plan.lanes.map(({ done }) => done);
+    const starts = plan.lanes.map(({ done, repeated }) => Math.max(0, done - repeated));
     const ended = new Set(this.scheduler.apply(plan));
     return plan.lanes.map((lane, i): StageMessage => {
       const { jobId, index } = lane.request;
@@ -126,19 +127,18 @@ export class SpanStage implements Stage {
       const arrays = [result.logprobs, result.topIds, result.topLogprobs, result.spans];
       return {
         jobId,
-        message: { type: 'block', jobId, index, start, position: lane.startsAt + start, result },
+        message: { type: 'block', jobId, index, start, position: lane.startsAt + lane.repeated + start, result },
         transfer: arrays.map(({ buffer }) => buffer as ArrayBuffer),
         completesPart: ended.has(lane),
       };
     });
   }
 
-  private leaveSession({ request, slot, startsAt }: SpanLane): void {
-    const session = this.jobs.get(request.jobId)?.job.session;
+  private leaveSession(lane: SpanLane): void {
+    const session = this.jobs.get(lane.request.jobId)?.job.session;
     if (!session) return;
-    const { ids } = request;
     if (session.ends) this.sessions.forget(session.key);
-    else this.sessions.leave(session.key, { slot, position: startsAt + ids.length, lastId: ids.at(-1) as number });
+    else this.sessions.leave(session.key, lane.leaves(this.scheduler.limits.blockTokens));
   }
 
   gauges(): StageGauges {
@@ -152,4 +152,19 @@ export class SpanStage implements Stage {
     const halting = { haltedAtStep: [], remainderTenths: [], remainderSum: 0 };
     return [{ ...this.counter.take(halting), span }];
   }
+}
+
+/** The result of a lane's next block without the tokens that were told of before; they all lie in its first one. */
+function toldOf(
+  { done, repeated }: SpanLane,
+  { logprobs, topIds, topLogprobs, spans }: SpanBlockResult,
+): SpanBlockResult {
+  if (done > 0 || repeated === 0) return { logprobs, topIds, topLogprobs, spans };
+  const tops = repeated * (topIds.length / logprobs.length);
+  return {
+    logprobs: logprobs.slice(repeated),
+    topIds: topIds.slice(tops),
+    topLogprobs: topLogprobs.slice(tops),
+    spans: spans.slice(repeated),
+  };
 }

@@ -76,10 +76,11 @@ export async function runSpanScore(deps: AppDeps, exit: RequestExit, order: Span
   for (const [i, result] of outcome.texts.entries()) if (held) sums[i]?.add(result);
 
   const results = encoded.map((text, i) => spanResult(i, text, sums[i] as SpanSums, order, uncapped?.[i] ?? null));
-  const usage = spanUsage(encoded, sums, uncapped, order, deps.config.spanBlockTokens);
   const { queueMs, computeMs, position } = outcome;
   const totalMs = monotonicMs() - exit.startedAtMs;
   const tokens = encoded.reduce((sum, { ids }) => sum + ids.length, 0);
+  const before = session === null ? null : position - tokens;
+  const usage = spanUsage(encoded, sums, uncapped, order, before, deps.config.spanBlockTokens);
   deps.observer.scored({ model: model.id, tokens, histogram: null, queueMs, tokenizeMs, computeMs, totalMs });
   const timing = {
     queue_ms: roundMs(queueMs),

@@ -61,13 +61,15 @@ export function spanUsage(
   sums: readonly SpanSums[],
   uncapped: readonly SpanSums[] | null,
   { model, settings }: Order,
+  /** Tokens that the session had before; null: no session. */
+  before: number | null,
   blockTokens: number,
 ): SpanUsage {
   const { span } = model;
   const usage = { tokens: 0, keys: 0, keys_computed: 0, keys_full: 0 };
   const count = (tokens: number, sum: SpanSums, cap: number | null): void => {
     usage.keys += keysOf(sum, tokens, span, cap);
-    usage.keys_computed += computedKeysOfText(span, cap, tokens, blockTokens);
+    usage.keys_computed += computedKeysOfText(span, cap, tokens, before, blockTokens);
     usage.keys_full += tokens * headCount(span) * span.spanMax;
   };
   for (const [i, { ids }] of texts.entries()) {

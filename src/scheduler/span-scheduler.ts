@@ -8,7 +8,7 @@
  * A lane whose reader is `blocksAhead` blocks behind waits for it, and holds its cache meanwhile.
  */
 import { SlotPool } from './slot-pool.js';
-import { blockLength } from './span-blocks.js';
+import { blockLength, OPEN_END, unitLength } from './span-blocks.js';
 
 export interface SpanLimits {
   /** Texts (and sessions) that hold a cache at once. */
@@ -45,13 +45,17 @@ export interface SpanBlockLane {
   readonly request: Pick<SpanLaneRequest, 'ids' | 'topCount' | 'spanCap'>;
 }
 
-/** What a lane leaves behind when its text is done and more may follow. */
+/**
+ * What a lane leaves behind when its text is done and more may follow. The next text computes the tokens since the last whole unit again, in a
+ * unit of the same shape: so the parts of a session score to the bit as the whole does.
+ */
 export interface StreamState {
   readonly slot: number;
   /** Tokens seen since the beginning of the stream. */
   readonly position: number;
-  /** The last of them: the input that predicts the next. */
-  readonly lastId: number;
+  /** Those since the last whole unit, and the token before them. */
+  readonly tail: Int32Array;
+  readonly beforeId: number;
 }
 
 export class SpanLane implements SpanBlockLane {
@@ -63,20 +67,39 @@ export class SpanLane implements SpanBlockLane {
   /** Position in the stream of the text's first token, and the token before it. */
   readonly startsAt: number;
   readonly startId: number;
+  readonly request: SpanLaneRequest;
+  /** Tokens at the beginning of `request.ids` that the stream had before: computed again, and told of no more. */
+  readonly repeated: number;
 
   constructor(
-    readonly request: SpanLaneRequest,
+    asked: SpanLaneRequest,
     bosId: number,
     readonly continues: StreamState | null,
     /** The slot is kept when the text is done. */
     readonly keep: boolean,
   ) {
-    this.startsAt = continues?.position ?? 0;
-    this.startId = continues?.lastId ?? bosId;
+    this.repeated = continues?.tail.length ?? 0;
+    this.startsAt = (continues?.position ?? 0) - this.repeated;
+    this.startId = continues?.beforeId ?? bosId;
+    this.request = continues === null ? asked : { ...asked, ids: joined(continues.tail, asked.ids) };
   }
 
   get left(): number {
     return this.request.ids.length - this.done;
+  }
+
+  /** Tokens of which the length of its units depends. */
+  get length(): number {
+    return this.keep || this.continues !== null ? OPEN_END : this.request.ids.length;
+  }
+
+  /** What whoever appends to it goes on from; all of it is done. */
+  leaves(blockTokens: number): StreamState {
+    const { slot, startsAt, startId, request } = this;
+    const { ids } = request;
+    const whole = ids.length - (ids.length % unitLength(OPEN_END, blockTokens));
+    const beforeId = whole === 0 ? startId : (ids[whole - 1] as number);
+    return { slot, position: startsAt + ids.length, tail: ids.slice(whole), beforeId };
   }
 
   get waitsForReader(): boolean {
@@ -154,7 +177,7 @@ export class SpanScheduler {
   }
 
   private blockOf(lane: SpanLane): number {
-    return blockLength(lane.request.ids.length, lane.left, this.limits.blockTokens);
+    return blockLength(lane.length, lane.left, this.limits.blockTokens);
   }
 
   private isLong(lane: SpanLane): boolean {
@@ -190,4 +213,11 @@ export class SpanScheduler {
     this.running = [...this.running.filter((lane) => !ran.has(lane)), ...goOn];
     return ended;
   }
+}
+
+function joined(first: Int32Array, second: Int32Array): Int32Array {
+  const all = new Int32Array(first.length + second.length);
+  all.set(first);
+  all.set(second, first.length);
+  return all;
 }

@@ -123,6 +123,20 @@ test('int8 is the same bit for bit whatever the length of blocks', LIMITED, asyn
   }
 });
 
+test('int8: the parts of a session are the same bit for bit as the whole, wherever it is cut', LIMITED, async () => {
+  const ids = (golden.at(-1)?.ids ?? []).slice(0, 700);
+  const whole = await score(int8.engine, ids);
+  for (const cuts of [[37], [1, 2, 63, 64, 65, 300], [64, 192], [699]]) {
+    const parts: number[] = [];
+    for (const [i, from] of [0, ...cuts].entries()) {
+      const to = cuts[i] ?? ids.length;
+      const session = { key: `cut ${cuts}`, continues: i > 0, ends: to === ids.length };
+      parts.push(...(await score(int8.engine, ids.slice(from, to), { session })));
+    }
+    assert.deepEqual(Float32Array.from(parts), whole, `cut at ${cuts}`);
+  }
+});
+
 test('a cap shortens what is computed, and costs log-probability', LIMITED, async () => {
   const ids = golden.at(-1)?.ids ?? [];
   const [free, capped] = [await score(int8.engine, ids), await score(int8.engine, ids, { spanCap: 0 })];

@@ -119,6 +119,9 @@ test('a session goes on where it stopped, until it is ended', async (t) => {
   assert.deepEqual(first.session, { key: 's', tokens: 3, open: true });
   const second = await score(server, { input: 'def', session: 's' });
   assert.deepEqual(second.session, { key: 's', tokens: 6, open: true });
+  // A unit of 64 of the stream, in which the three before are computed again: four heads as above.
+  const unit = 64 * (2 * (16 + 64) + (16 + 64) + (64 + 64));
+  assert.deepEqual([first.usage.keys_computed, second.usage.keys_computed], [unit, unit]);
   const parts = [first, second].flatMap(({ results }) => results[0]?.tokens?.map(({ logprob }) => logprob));
   assert.deepEqual(parts, whole);
 

@@ -80,7 +80,8 @@ test('a kept lane leaves its slot with whoever goes on with it', () => {
   scheduler.submit(first);
   run(scheduler);
   assert.equal(scheduler.slotsUsed, 1);
-  const state = { slot: first.slot, position: 20, lastId: 19 };
+  const state = first.leaves(LIMITS.blockTokens);
+  assert.deepEqual(state, { slot: first.slot, position: 20, tail: first.request.ids, beforeId: 10 });
   const ids = Int32Array.of(20, 21);
   const next = new SpanLane(
     { jobId: 2, index: 0, ids, topCount: 0, spanCap: null, reach: 64, blocksAhead: null },
@@ -88,7 +89,8 @@ test('a kept lane leaves its slot with whoever goes on with it', () => {
     state,
     false,
   );
-  assert.deepEqual([next.startsAt, next.startId], [20, 19]);
+  // The 20 tokens before are computed again, in a unit of the same shape as theirs.
+  assert.deepEqual([next.startsAt, next.startId, next.repeated, next.left], [0, 10, 20, 22]);
   scheduler.submit(next);
   run(scheduler);
   assert.equal(next.slot, first.slot);
@@ -109,7 +111,7 @@ test('an aborted job gives its slots back, also one that waits to go on with a s
     reach: 64,
     blocksAhead: null,
   };
-  scheduler.submit(new SpanLane(request, 10, { slot: kept.slot, position: 5, lastId: 4 }, true));
+  scheduler.submit(new SpanLane(request, 10, kept.leaves(LIMITS.blockTokens), true));
   scheduler.submit(lane(3, 100));
   scheduler.abort(2);
   scheduler.schedule();
