@@ -154,7 +154,8 @@ async function start(config: Config, world: ServeDependencies): Promise<Server> 
     logger: { level: config.logLevel, ...(world.log === undefined ? {} : { stream: world.log }) },
   });
   const { deviceReason, deviceWarnings } = engine.info();
-  app.log.info(`device: ${deviceReason}`);
+  // Of a GPU that was named and can't be used the reason is the warning.
+  if (!deviceWarnings.includes(deviceReason)) app.log.info(`device: ${deviceReason}`);
   for (const warning of deviceWarnings) app.log.warn(`device: ${warning}`);
   for (const { id, reason } of allRefused()) app.log.warn({ model: id, reason }, 'package refused');
   return { app, engine, admission, keys, repository, traces, stopped: stopped.signal };
