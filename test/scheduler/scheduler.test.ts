@@ -8,6 +8,7 @@ import {
   type SchedulerLimits,
   type TimeLimits,
 } from '../../src/scheduler/scheduler.js';
+import { SlotPool } from '../../src/scheduler/slot-pool.js';
 
 const LIMITS: SchedulerLimits = { rowsMax: 16, lanesMax: 4, slotsMax: 32, finishRowsMax: 8 };
 const BUDGET: Budget = { maxSteps: 8, minSteps: 1, threshold: 0.99 };
@@ -78,6 +79,29 @@ test('a lane begins, advances, is finished, and its slots are free', () => {
   assert.equal(done.lanes[0]?.positionSteps, 5);
   s.applyFinish(done);
   assert.deepEqual([s.slotsUsed, s.idle, s.schedule()], [0, true, null]);
+});
+
+test('a lane that runs and one that is to be finished both count, and neither is idle', () => {
+  const s = scheduler();
+  submit(s, 1, [2, 3]);
+  const first = advance(s);
+  assert.equal(s.idle, false);
+  halt(s, first, [0, 1]);
+  assert.deepEqual([s.lanesRunning, s.slotsUsed, s.idle], [2, 5, false]);
+});
+
+test('tenants take turns by positions, not by lanes', () => {
+  const s = scheduler({ lanesMax: 1 });
+  submit(s, 1, [2, 2, 2, 2], { time: { ...FOREVER, tenant: 'a' } });
+  submit(s, 2, [6, 6], { time: { ...FOREVER, tenant: 'b' } });
+  const order: string[] = [];
+  while (!s.idle) {
+    const plan = advance(s);
+    order.push(...names(plan));
+    halt(s, plan, 'all');
+    s.applyFinish(finish(s));
+  }
+  assert.deepEqual(order, ['1.0', '2.0', '1.1', '1.2', '1.3', '2.1']);
 });
 
 test('jobs take turns, a lane each, in the order they came', () => {
@@ -194,6 +218,46 @@ test('renewed rows: those that halted in the step before and lie before the last
   const third = advance(s);
   halt(s, third, [2]);
   assert.deepEqual(renewed(), [], 'position 4 was the last active one');
+});
+
+test('what is renewed ends at the last position that runs, wherever that is', () => {
+  const s = scheduler();
+  submit(s, 1, [6]);
+  const first = advance(s);
+  halt(s, first, [1, 4, 5]);
+  assert.equal(advance(s).renewedRows, 1, 'position 3 is the last that runs: it sees 1, and neither 4 nor 5');
+});
+
+test('where positions see those after them too, all that halted are renewed, and only while somebody runs', () => {
+  const s = new Scheduler(LIMITS, 8, { causal: false, memory: null });
+  submit(s, 1, [6]);
+  halt(s, advance(s), [0, 4, 5]);
+  const second = advance(s);
+  assert.deepEqual([second.activeRows, second.renewedRows], [3, 3]);
+  halt(s, second, 'all');
+  assert.equal(finish(s).lanes[0]?.renewedCount, 0);
+});
+
+test('a lane is admitted with the memory that its result takes, and keeps it until whoever reads it gives it back', () => {
+  const memory = new SlotPool(10);
+  const s = new Scheduler(LIMITS, 8, { causal: false, memory });
+  submit(s, 1, [6]);
+  submit(s, 2, [5]);
+  const first = advance(s);
+  assert.deepEqual(names(first), ['1.0'], 'rows and slots are free, but four rows of memory only');
+  const [lane] = first.begin;
+  assert.ok(lane !== undefined);
+  assert.equal(lane.memoryRows.length, 6);
+  halt(s, first, 'all');
+  s.applyFinish(finish(s));
+  assert.equal(s.schedule(), null, 'the lane has left, its memory is still read');
+  memory.give(lane.memoryRows);
+  assert.deepEqual(names(advance(s)), ['2.0']);
+  submit(s, 3, [5]);
+  assert.deepEqual(names(advance(s)), ['2.0', '3.0'], 'to the last row');
+  s.abort(2);
+  s.abort(3);
+  assert.equal(memory.available, 10, 'nobody will read what was aborted');
 });
 
 test('min_steps holds rows, max_steps ends them', () => {
@@ -331,6 +395,9 @@ test('a job that was settled does not expire', () => {
 test('a lane that could never be admitted is a defect of the caller', () => {
   assert.throws(() => submit(scheduler(), 1, [17]), /17 positions exceeds/);
   assert.throws(() => submit(scheduler({ rowsMax: 99 }), 1, [33]), /33 positions exceeds/);
+  const s = scheduler();
+  submit(s, 1, [16]);
+  assert.equal(advance(s).activeRows, 16, 'one that just fits is admitted');
 });
 
 test('a job without lanes, or a lane without positions, is a defect of the caller', () => {

@@ -181,3 +181,67 @@ test('lanes of different reach never share a step: their windows have different 
     [32, [2]],
   ]);
 });
+
+test('an abort meets the lanes of its own job, waiting and running', () => {
+  const scheduler = new SpanScheduler({ ...LIMITS, lanesMax: 2 });
+  for (const id of [1, 2, 3, 4]) scheduler.submit(lane(id, 40));
+  const plan = scheduler.schedule();
+  assert.ok(plan !== null);
+  scheduler.apply(plan);
+  scheduler.abort(1);
+  scheduler.abort(3);
+  assert.deepEqual([scheduler.lanesRunning, scheduler.lanesWaiting, scheduler.slotsUsed], [1, 1, 1]);
+  const jobs = new Set(run(scheduler).flatMap(([, ids]) => ids));
+  assert.deepEqual([...jobs].sort(), [2, 4]);
+  assert.equal(scheduler.slotsUsed, 0);
+});
+
+test('a reader lets go on the lane that it reads, and no other of its job', () => {
+  const scheduler = new SpanScheduler({ ...LIMITS, rowsMax: 32 });
+  for (const index of [0, 1]) {
+    const request = { jobId: 1, index, topCount: 0, spanCap: null, reach: 64, blocksAhead: 1 };
+    scheduler.submit(new SpanLane({ ...request, ids: new Int32Array(64) }, 10, null, false));
+  }
+  assert.equal(run(scheduler).length, 2, 'a block of each');
+  scheduler.taken(1, 1);
+  const plan = scheduler.schedule();
+  assert.deepEqual(
+    plan?.lanes.map(({ request }) => request.index),
+    [1],
+  );
+});
+
+test('long is what has more than eight blocks; what is not leaves long texts their share', () => {
+  const admitted = (lengths: readonly number[], then: readonly number[] = []) => {
+    const scheduler = new SpanScheduler(LIMITS);
+    for (const [id, length] of lengths.entries()) scheduler.submit(lane(id, length));
+    scheduler.schedule();
+    for (const [id, length] of then.entries()) scheduler.submit(lane(10 + id, length));
+    scheduler.schedule();
+    return scheduler.lanesRunning;
+  };
+  assert.equal(admitted([256, 256, 256, 256]), 4, 'eight blocks each');
+  assert.equal(admitted([257, 257, 257, 257]), 3);
+  assert.equal(admitted([20, 257, 257, 257]), 4, 'a short one is none of the three');
+  assert.equal(admitted([20], [257, 257, 257]), 4, 'nor when it came before');
+  assert.equal(admitted([257, 257, 257], [257]), 3, 'those that run count');
+});
+
+test('a session goes on in its own cache when all of them are taken', () => {
+  const scheduler = new SpanScheduler({ ...LIMITS, lanesMax: 1 });
+  const kept = lane(1, 5, true);
+  scheduler.submit(kept);
+  run(scheduler);
+  const request = { jobId: 2, index: 0, topCount: 0, spanCap: null, reach: 64, blocksAhead: null };
+  const state = { slot: kept.slot, position: 5, lastId: 4 };
+  scheduler.submit(lane(3, 5));
+  scheduler.submit(new SpanLane({ ...request, ids: Int32Array.of(1) }, 10, state, false));
+  assert.deepEqual(run(scheduler), [
+    [16, [2]],
+    [16, [3]],
+  ]);
+});
+
+test('a lane without tokens is a defect of the caller', () => {
+  assert.throws(() => new SpanScheduler(LIMITS).submit(lane(1, 0)), /without tokens/);
+});
