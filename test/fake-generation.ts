@@ -163,6 +163,7 @@ export class FakeGeneration implements GeneratingFamily {
     const { request, said, length } = sequence;
     const { prompt, topCount, temperature, maxNewTokens } = request;
     check(sequence.activeCount === 0, 'a burst is finished when all its positions have halted');
+    check(sequence.scoresPrompt === scoresPrompt(sequence), 'a prompt is scored once, and where that was asked');
     const text = [...prompt, ...said.map(({ id }) => id)];
     const best = (from: readonly number[], k: number) => {
       const all = logprobsAfter(from);

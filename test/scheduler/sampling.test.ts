@@ -64,6 +64,10 @@ test('tokens that reach top_p exactly are enough', () => {
   assert.deepEqual([...drawn].sort(), [0, 1]);
 });
 
+test('one token at least is kept, whatever top_p says', () => {
+  for (let seed = 0; seed < 20; seed++) assert.equal(chooseRank(HALF_TENTH, { temperature: 1, topP: 0, seed }, 0), 0);
+});
+
 test('a small temperature draws among tokens that are all improbable: what counts is how they compare', () => {
   const improbable = Float32Array.of(-5, -5.001, -9);
   const drawn = new Set(

@@ -142,6 +142,17 @@ test('no more sequences run than there are caches; who leaves makes room for who
   assert.deepEqual([scheduler.lanesWaiting, scheduler.slotsUsed], [0, 1], 'the second said its last, the third is in');
 });
 
+test('tenants take turns by what they may compute: the prompt and all new tokens', () => {
+  const scheduler = scheduling({ lanesMax: 1 });
+  const of = (tenant: string) => ({ ...FOREVER, tenant });
+  // Five positions of each prompt, and of b nine more.
+  for (const id of [1, 2, 3]) scheduler.submit(id, [asked(id, { maxNewTokens: 0 })], of('a'));
+  for (const id of [4, 5]) scheduler.submit(id, [asked(id, { maxNewTokens: 9, stopIds: new Set([5]) })], of('b'));
+  const jobs: number[] = [];
+  while (scheduler.lanesWaiting + scheduler.lanesRunning > 0) jobs.push(...step(scheduler).jobs);
+  assert.deepEqual(jobs, [1, 4, 2, 3, 5]);
+});
+
 test('a stop token ends a sequence, and is its last', () => {
   const scheduler = scheduling();
   // The position behind a prompt of five says 5, the one after it 6.
@@ -161,6 +172,7 @@ test('stop and abort meet the sequence and the job that are named, and are harml
   scheduler.submit(2, [asked(2)], FOREVER);
   assert.equal(scheduler.stop(1, 0), null, 'what waits is not running');
   step(scheduler);
+  assert.equal(scheduler.stop(2, 1), null, 'another job has one of that number');
   const stopped = scheduler.stop(1, 1);
   assert.deepEqual([stopped?.asked.jobId, stopped?.asked.index, stopped?.said.length], [1, 1, 1]);
   assert.equal(scheduler.stop(1, 1), null);
