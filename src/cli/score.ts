@@ -218,7 +218,7 @@ async function scoreWithSpans(
     }
     const scoring = await orStopped(stop, scoreLines(scorer, held, tokenizer));
     progress.end();
-    if (json) return await writeJson(io.stdout, writeSpanReply(scoring, true, 0, tokenizer));
+    if (json) return await writeJson(io.stdout, await writeSpanReply(scoring, true, 0, tokenizer));
     await write(io.stdout, renderSpanLines(scoring.reply, held, io.stdout.columns ?? 100));
     await write(io.stdout, renderSpanSummary(scoring.reply, model));
   } finally {
@@ -257,7 +257,7 @@ async function report(
 ): Promise<void> {
   const { texts, inputs, reply } = scored;
   if (values.json !== undefined) {
-    await writeJson(stdout, scored.writeJson());
+    await writeJson(stdout, await scored.writeJson());
     return;
   }
   if (values.heatmap !== undefined) {

@@ -63,12 +63,12 @@ export function logprobsOf(tokens: readonly TokenLogprob[]) {
  * @param head of the reply, before its choices
  * @param tail of the reply, behind them
  */
-export function writeCompletion(
+export async function writeCompletion(
   head: object,
   choices: readonly Choice[],
   tail: object,
   logprobs: number | null,
-): string | Readable {
+): Promise<string | Readable> {
   const tokens = choices.reduce((sum, choice) => sum + choice.tokens.length, 0);
   return joinOrStream(pieces(head, choices, tail, logprobs !== null), tokens * (1 + (logprobs ?? 0)));
 }

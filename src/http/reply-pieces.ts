@@ -3,22 +3,28 @@
  * other request meanwhile.
  */
 import { Readable } from 'node:stream';
-import { setImmediate } from 'node:timers/promises';
+import { Turnstile } from './turnstile.js';
 
-/** Tokens written between two turns of the event loop: about a millisecond. */
+/** Tokens of a piece: about a millisecond. */
 export const TOKENS_PER_PIECE = 512;
 /** Replies with more tokens are streamed; the others are one text with a Content-Length. */
 const UNSTREAMED_TOKENS_MAX = 1024;
+/** Tokens that all replies together write in a turn of the event loop, and what the shortest costs. */
+const TOKENS_OF_TURN = 2048;
+const TOKENS_OF_REPLY = 64;
 
-export function joinOrStream(pieces: Iterable<string>, tokens: number): string | Readable {
-  if (tokens <= UNSTREAMED_TOKENS_MAX) return [...pieces].join('');
-  return Readable.from(paced(pieces), { objectMode: false });
+const replies = new Turnstile(TOKENS_OF_TURN, TOKENS_OF_REPLY);
+
+export async function joinOrStream(pieces: Iterable<string>, tokens: number): Promise<string | Readable> {
+  if (tokens > UNSTREAMED_TOKENS_MAX) return Readable.from(paced(pieces), { objectMode: false });
+  await replies.enter(tokens);
+  return [...pieces].join('');
 }
 
-/** A turn of the event loop after each piece. */
+/** A turn of the event loop for each piece, or for a few of different replies. */
 export async function* paced(pieces: Iterable<string>): AsyncGenerator<string> {
   for (const piece of pieces) {
     yield piece;
-    await setImmediate();
+    await replies.enter(TOKENS_PER_PIECE);
   }
 }

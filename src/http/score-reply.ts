@@ -79,12 +79,12 @@ export function usageOf(inputs: readonly ScoredInput[], maxSteps: number): Usage
 }
 
 /** @param inputs whose tokens to write, or null to leave them out; one for each of `reply.results` */
-export function writeReply(
+export async function writeReply(
   reply: ScoreReply,
   inputs: readonly ScoredInput[] | null,
   topLogprobs: number,
   tokenizer: Tokenizer,
-): string | Readable {
+): Promise<string | Readable> {
   if (inputs === null) return JSON.stringify(reply);
   const pieces = replyPieces(reply, inputs, topLogprobs, tokenizer);
   // Each alternative costs about as much to write as a token of its own.

@@ -13,12 +13,12 @@ export interface TokenFields {
 }
 
 /** @param returnTokens whether the scoring holds results to write the tokens from */
-export function writeSpanReply(
+export async function writeSpanReply(
   { reply, encoded, results }: SpanScoring,
   returnTokens: boolean,
   topLogprobs: number,
   tokenizer: Tokenizer,
-): string | Readable {
+): Promise<string | Readable> {
   if (!returnTokens) return JSON.stringify(reply);
   const fields = { topLogprobs, textOf: tokenJson(tokenizer) };
   return joinOrStream(replyPieces(reply, encoded, results, fields), reply.usage.tokens * (1 + topLogprobs));

@@ -72,7 +72,10 @@ export function translateUsage(texts: readonly TranslatedText[], maxSteps: numbe
 }
 
 /** @param texts whose tokens to write, or null to leave them out; one for each of `reply.results` */
-export function writeTranslateReply(reply: TranslateReply, texts: readonly TranslatedText[] | null): string | Readable {
+export async function writeTranslateReply(
+  reply: TranslateReply,
+  texts: readonly TranslatedText[] | null,
+): Promise<string | Readable> {
   if (texts === null) return JSON.stringify(reply);
   return joinOrStream(replyPieces(reply, texts), reply.usage.source_tokens + reply.usage.target_tokens);
 }

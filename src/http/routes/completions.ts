@@ -95,7 +95,7 @@ async function sendWhole(
   sendTiming(reply, timing);
   return reply
     .type('application/json; charset=utf-8')
-    .send(writeCompletion(head, choices, { usage, ponder }, settings.logprobs));
+    .send(await writeCompletion(head, choices, { usage, ponder }, settings.logprobs));
 }
 
 /** What fails before the first event is answered with its status; what fails later is the last event. */

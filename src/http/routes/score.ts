@@ -41,7 +41,7 @@ export function scoreRoutes(app: App, deps: AppDeps, models: ModelTable): void {
       const { reply: summary, scored } = await runScore(deps, exit, { model, inputs, settings });
       sendTiming(reply, summary.timing);
       const tokenizer = tokenizerOf(tokenizers, model);
-      const text = writeReply(summary, settings.returnTokens ? scored : null, settings.topLogprobs, tokenizer);
+      const text = await writeReply(summary, settings.returnTokens ? scored : null, settings.topLogprobs, tokenizer);
       // The text is the JSON of the schema's type already; fastify passes texts and streams on as they are.
       return reply.type('application/json; charset=utf-8').send(text as unknown as ScoreReply);
     },
@@ -76,6 +76,6 @@ async function scoreSpans(
   }
   const scoring = await runSpanScore(deps, exit, order);
   sendTiming(reply, scoring.reply.timing);
-  const text = writeSpanReply(scoring, returnTokens, topLogprobs, tokenizer);
+  const text = await writeSpanReply(scoring, returnTokens, topLogprobs, tokenizer);
   return reply.type('application/json; charset=utf-8').send(text);
 }

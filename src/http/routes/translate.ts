@@ -49,7 +49,7 @@ export function translateRoutes(app: App, deps: AppDeps, models: ModelTable): vo
       }
       const translation = await runTranslation(deps, exit, order);
       sendTiming(reply, translation.reply.timing);
-      const text = writeTranslateReply(translation.reply, returnTokens ? translation.texts : null);
+      const text = await writeTranslateReply(translation.reply, returnTokens ? translation.texts : null);
       // The text is the JSON of the schema's type already; fastify passes texts and streams on as they are.
       return reply.type('application/json; charset=utf-8').send(text as unknown as TranslateReply);
     },
