@@ -3,7 +3,11 @@ import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import fc from 'fast-check';
 import type { Budget } from '../../src/engine/protocol.js';
-import { type GenerateLimits, GenerateScheduler } from '../../src/scheduler/generate-scheduler.js';
+import {
+  type GenerateLimits,
+  type GenerateProgress,
+  GenerateScheduler,
+} from '../../src/scheduler/generate-scheduler.js';
 import type { Sequence } from '../../src/scheduler/sequence.js';
 import { FakeGeneration } from '../fake-generation.js';
 import { type Continuing, continueAlone } from '../generation-oracle.js';
@@ -59,6 +63,8 @@ class Run {
   readonly ended = new Map<string, Ended>();
   readonly admitted: string[] = [];
   private readonly seen = new Set<Sequence>();
+  /** Tokens that were reported, by sequence. */
+  private readonly told = new Map<Sequence, number>();
 
   constructor(
     private readonly jobs: readonly TestJob[],
@@ -121,7 +127,10 @@ class Run {
       plan,
       finished.map(({ next }) => next),
     );
-    for (const { sequence, token } of tokens) assert.equal(sequence.said.at(-1), token);
+    for (const { sequence, token } of tokens) {
+      assert.equal(sequence.said.at(-1), token);
+      this.told.set(sequence, (this.told.get(sequence) ?? 0) + 1);
+    }
     for (const end of done) this.end(end);
     return true;
   }
@@ -129,6 +138,7 @@ class Run {
   private end(ended: Ended): void {
     const key = keyOf(ended.sequence);
     assert.ok(!this.ended.has(key), 'a sequence ends once');
+    assert.equal(this.told.get(ended.sequence) ?? 0, ended.sequence.said.length, 'every token is told of');
     this.ended.set(key, ended);
   }
 
@@ -166,7 +176,7 @@ function assertAlone(asked: Continuing, { sequence, finishReason }: Ended): void
     alone.logprobs.slice(0, ids.length),
   );
   for (const { id, logprob, topIds, topLogprobs } of said) {
-    assert.equal(topIds.length, asked.topCount);
+    assert.deepEqual([topIds.length, topLogprobs.length], [asked.topCount, asked.topCount]);
     const rank = topIds.indexOf(id);
     if (rank >= 0) assert.equal(topLogprobs[rank], logprob, 'the same float');
   }
@@ -271,6 +281,131 @@ test('a job that waits too long or runs too long leaves, and others go on', asyn
   assert.deepEqual([scheduler.slotsUsed, scheduler.cache.used, scheduler.lanesWaiting], [0, 0, 1]);
   scheduler.abort(3);
   assert.ok(scheduler.idle);
+});
+
+/** A scheduler under the plain request's limits, and one turn of it: what ended, or what began. */
+function driven(changes: Partial<GenerateLimits> = {}) {
+  const limits = { ...ROOMY, ...changes };
+  const scheduler = new GenerateScheduler(limits, MAX_STEPS);
+  const family = new FakeGeneration(limits);
+  const submit = (jobId: number, sequences: readonly Partial<Continuing>[] = [{}], tenant = '') => {
+    const requests = sequences.map((sequence, index) => ({ ...PLAIN, ...sequence, jobId, index }));
+    scheduler.submit(jobId, requests, { ...FOREVER, tenant });
+  };
+  const turn = async (): Promise<{ began: string[] } & GenerateProgress> => {
+    const plan = scheduler.schedule();
+    assert.ok(plan !== null);
+    if (plan.kind === 'finish') {
+      const finished = await family.finish(plan);
+      const progress = scheduler.applyFinish(
+        plan,
+        finished.map(({ next }) => next),
+      );
+      return { began: [], ...progress };
+    }
+    scheduler.applyAdvance(plan, await family.advance(plan));
+    return { began: plan.begin.filter(({ burst }) => burst === 0).map(keyOf), tokens: [], done: [] };
+  };
+  const untilToken = async () => {
+    for (;;) {
+      const { tokens } = await turn();
+      if (tokens.length > 0) return tokens;
+    }
+  };
+  return { scheduler, submit, turn, untilToken };
+}
+
+test('stop ends the sequence that is named as it stands, with the cache rows it held, and no other', async () => {
+  const { scheduler, submit, untilToken } = driven();
+  submit(1, [{}, {}]);
+  submit(2, [{}, {}]);
+  assert.equal(scheduler.stop(2, 1), null, 'what waits is not running');
+  await untilToken();
+  const used = scheduler.cache.used;
+  const stopped = scheduler.stop(2, 1);
+  assert.equal(stopped && keyOf(stopped.sequence), '2.1');
+  assert.equal(stopped?.sequence.said.length, 1);
+  assert.ok(stopped.cacheRows > 0);
+  assert.deepEqual([scheduler.lanesRunning, scheduler.cache.used], [3, used - stopped.cacheRows]);
+  assert.equal(scheduler.stop(2, 1), null, 'it has left');
+  assert.equal(scheduler.stop(3, 0), null);
+  assert.equal(scheduler.lanesRunning, 3);
+});
+
+test('two that fill rows, slots and cache to the last begin together; with one row less the second waits', async () => {
+  // A prompt of four with the position that decides, one more slot while its keys are renewed, ten positions of eight depths.
+  const exact = { rowsMax: 10, slotsMax: 12, cacheRowsMax: 160 };
+  for (const [limits, began] of [
+    [exact, ['1.0', '1.1']],
+    [{ ...exact, rowsMax: 9 }, ['1.0']],
+    [{ ...exact, slotsMax: 11 }, ['1.0']],
+    [{ ...exact, cacheRowsMax: 159 }, ['1.0']],
+  ] as const) {
+    const { submit, turn } = driven(limits);
+    submit(1, [{}, {}]);
+    assert.deepEqual((await turn()).began, began, JSON.stringify(limits));
+  }
+  const { submit, turn } = driven({ rowsMax: 5, slotsMax: 6, cacheRowsMax: 80 });
+  submit(1);
+  assert.deepEqual((await turn()).began, ['1.0'], 'one that just fits is not refused');
+});
+
+test('once its prompt is done a sequence holds the slots of a token, and the next prompt comes in', async () => {
+  const { scheduler, submit, turn, untilToken } = driven({ slotsMax: 8 });
+  submit(1, [{}, {}]);
+  const [first] = await untilToken();
+  assert.equal(scheduler.lanesRunning, 1, 'twelve slots for both prompts: too many');
+  const began: string[] = [];
+  while (began.length === 0) began.push(...(await turn()).began);
+  assert.deepEqual([began, first?.sequence.said.length], [['1.1'], 1], 'before the first has said its second token');
+});
+
+test('bursts that end together are finished together as far as finishRowsMax goes', async () => {
+  for (const [finishRowsMax, together] of [
+    [2, 2],
+    [1, 1],
+  ] as const) {
+    const { submit, untilToken } = driven({ finishRowsMax });
+    submit(1, [{}, {}]);
+    assert.equal((await untilToken()).length, together);
+  }
+});
+
+test('idle is who has neither what waits nor what runs', async () => {
+  const { scheduler, submit, turn } = driven({ lanesMax: 1 });
+  assert.ok(scheduler.idle);
+  submit(1);
+  assert.ok(!scheduler.idle, 'it waits');
+  await turn();
+  assert.ok(!scheduler.idle, 'it runs');
+  scheduler.abort(1);
+  assert.ok(scheduler.idle);
+});
+
+test('tenants take turns by what they may compute: the prompt and all new tokens', async () => {
+  const { scheduler, submit, turn } = driven({ lanesMax: 1 });
+  for (const id of [1, 2, 3]) submit(id, [{ maxNewTokens: 0 }], 'a');
+  for (const id of [4, 5]) submit(id, [{ maxNewTokens: 6 }], 'b');
+  const began: string[] = [];
+  while (!scheduler.idle) began.push(...(await turn()).began);
+  // Four positions of each of a's, ten of b's.
+  assert.deepEqual(began, ['1.0', '4.0', '2.0', '3.0', '5.0']);
+});
+
+test('what halted is counted by step and handed over once; a job that was answered does not expire', async () => {
+  const { scheduler, submit, turn } = driven();
+  scheduler.submit(1, [{ ...PLAIN, jobId: 1, index: 0 }], { ...FOREVER, deadlineAtMs: 5 });
+  submit(2);
+  while (!scheduler.idle) await turn();
+  const { depths } = continueAlone(PLAIN);
+  const atStep = Array.from(
+    { length: MAX_STEPS + 1 },
+    (_, step) => 2 * depths.filter((depth) => depth === step).length,
+  );
+  assert.deepEqual([...scheduler.takeHalting().atStep], atStep);
+  assert.ok([...scheduler.takeHalting().atStep].every((count) => count === 0));
+  scheduler.settle(1);
+  assert.deepEqual(scheduler.expire(9), []);
 });
 
 test('a sequence that could never run is refused as a defect of the caller', () => {
