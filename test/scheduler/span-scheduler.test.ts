@@ -97,6 +97,36 @@ test('a kept lane leaves its slot with whoever goes on with it', () => {
   assert.equal(scheduler.slotsUsed, 0);
 });
 
+test('the parts of a session are cut into whole units from its beginning: what is not a whole one is computed again', () => {
+  const scheduler = new SpanScheduler(LIMITS);
+  const first = lane(1, 40, true);
+  scheduler.submit(first);
+  assert.deepEqual(run(scheduler), [
+    [32, [1]],
+    [32, [1]],
+  ]);
+  const state = first.leaves(LIMITS.blockTokens);
+  const tail = Int32Array.from({ length: 8 }, (_, i) => 32 + i);
+  assert.deepEqual(state, { slot: first.slot, position: 40, tail, beforeId: 31 });
+  const request = { jobId: 2, index: 0, topCount: 0, spanCap: null, reach: 64, blocksAhead: null };
+  const last = new SpanLane({ ...request, ids: Int32Array.of(40, 41) }, 10, state, false);
+  assert.deepEqual([last.startsAt, last.startId, last.repeated], [32, 31, 8]);
+  assert.deepEqual([...last.request.ids], [...tail, 40, 41]);
+  scheduler.submit(last);
+  assert.deepEqual(run(scheduler), [[32, [2]]], 'ten tokens, in a unit as long as those of the whole');
+  assert.equal(scheduler.slotsUsed, 0);
+});
+
+test('a part that may be continued has the units of a long text, however short it is', () => {
+  const scheduler = new SpanScheduler(LIMITS);
+  scheduler.submit(lane(1, 5, true));
+  scheduler.submit(lane(2, 5));
+  assert.deepEqual(run(scheduler), [
+    [32, [1]],
+    [16, [2]],
+  ]);
+});
+
 test('an aborted job gives its slots back, also one that waits to go on with a session', () => {
   const scheduler = new SpanScheduler(LIMITS);
   const kept = lane(1, 5, true);
@@ -237,10 +267,10 @@ test('a session goes on in its own cache when all of them are taken', () => {
   scheduler.submit(lane(3, 5));
   const state = kept.leaves(LIMITS.blockTokens);
   scheduler.submit(new SpanLane({ ...request, ids: Int32Array.of(1) }, 10, state, false));
-  assert.deepEqual(
-    run(scheduler).map(([, jobs]) => jobs),
-    [[2], [3]],
-  );
+  assert.deepEqual(run(scheduler), [
+    [32, [2]],
+    [16, [3]],
+  ]);
 });
 
 test('a lane without tokens is a defect of the caller', () => {
