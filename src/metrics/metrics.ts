@@ -1,7 +1,7 @@
 /**
  * THE metrics table: every series of the server, declared once with its unit and buckets. `observe.ts` turns events into
  * values; sizes are pulled when a scraper asks. Names: prefix `ponder_`, `_total` on counters, `_seconds` for durations.
- * Labels are model, stage (score, encoder, decoder), phase (of a request), route, outcome, quality and finished_reason, all from closed
+ * Labels are model, stage (score, generate, encoder, decoder), phase (of a request), route, outcome, quality and finished_reason, all from closed
  * sets, device (cuda:N), and key, the name of an API key as its file has it: nothing that a client sends becomes a label.
  */
 import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from 'prom-client';
@@ -22,7 +22,7 @@ export interface MetricOptions {
   readonly processMetrics: boolean;
 }
 
-/** Each stack of a model has its own series: the one that scores, the encoder, the decoder. */
+/** Each stack of a model has its own series: the one that scores, the one that generates, the encoder, the decoder. */
 const STACK = ['model', 'stage'] as const;
 
 const DEVICE = ['device'] as const;
@@ -72,7 +72,7 @@ export function createMetrics(sources: MetricSources, options: MetricOptions) {
     // Requests
     requests: counter(
       'ponder_requests_total',
-      'Requests by route and outcome: OK or an error code. Route "none": no such path, or not HTTP.',
+      'Requests by route and outcome: OK or an error code. Route "none": no such path, a method that it has not, or not HTTP.',
       ['route', 'outcome'],
     ),
     keyRequests: counter('ponder_key_requests_total', 'Requests with a valid API key, by its name and their outcome.', [

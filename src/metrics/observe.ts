@@ -50,8 +50,8 @@ export interface CompletedRequest extends AnsweredRequest {
   readonly completionTokens: number;
   /** Of each choice. */
   readonly finishReasons: readonly ('stop' | 'length')[];
-  /** Scored and generated tokens by steps. */
-  readonly histogram: readonly number[];
+  /** Scored and generated tokens by steps. Null for a model of fixed depth. */
+  readonly histogram: readonly number[] | null;
   /** From the arrival of the request to the first new token; null: it asked for none. */
   readonly firstTokenMs: number | null;
 }
@@ -107,7 +107,7 @@ export class Observer {
     metrics.promptTokens.inc({ model }, promptTokens);
     metrics.generationTokens.inc({ model }, completionTokens);
     for (const finished_reason of request.finishReasons) metrics.choices.inc({ model, finished_reason });
-    this.#steps(model, 'score', [histogram]);
+    if (histogram !== null) this.#steps(model, 'score', [histogram]);
     this.#latency(request);
     if (firstTokenMs === null) return;
     metrics.firstTokenSeconds.observe({ model }, firstTokenMs / 1000);
@@ -152,12 +152,14 @@ export class Observer {
   #stage(report: StageTelemetry): void {
     const { metrics } = this;
     const labels = { model: report.model, stage: report.stage };
+    // A stack of a model with attention spans has no depths to tell of, whether it scores or generates.
     const maxSteps = report.haltedAtStep.length - 1;
+    const halts = maxSteps > 0;
     const halted = report.haltedAtStep.reduce((sum, count) => sum + count, 0);
     const haltedSteps = weightedSum(report.haltedAtStep);
 
     metrics.positionSteps.inc(labels, report.activeRows);
-    if (report.span === undefined) {
+    if (halts) {
       metrics.haltingStep.add(labels, report.haltedAtStep.slice(1), haltedSteps);
       metrics.remainder.add(labels, report.remainderTenths, report.remainderSum);
       metrics.positionStepsSaved.inc(labels, halted * maxSteps - haltedSteps);
@@ -171,10 +173,8 @@ export class Observer {
     metrics.keysComputed.inc(labels, report.keysComputed);
     for (const rows of report.rowsPerStep) metrics.activeRows.observe(labels, rows);
 
-    if (report.span !== undefined) {
-      this.#span(labels, report.span);
-      return;
-    }
+    if (report.span !== undefined) this.#span(labels, report.span);
+    if (!halts) return;
     const stack = `${report.stage} ${report.model}`;
     const depth = this.#depth.get(stack) ?? { steps: 0, rows: 0 };
     depth.steps += haltedSteps;

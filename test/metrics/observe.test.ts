@@ -71,6 +71,15 @@ test('a loop that halts nothing early and wastes nothing realises all of the bou
   assert.equal(valueIn(await text(), 'ponder_realised_bound_share{model="m",stage="score"}'), 1);
 });
 
+test('a stack of a model with attention spans has no series about depth, whether it scores or generates', async () => {
+  const { observer, text } = setup();
+  const flat = { haltedAtStep: [], remainderTenths: [], remainderSum: 0, renewedRows: 0 };
+  observer.telemetry(stageReport({ ...flat, stage: 'generate' }));
+  const page = await text();
+  assert.doesNotMatch(page, /^ponder_(realised_bound_share|halting_step\w*|remainder\w*|position_steps_saved\w*)\{/m);
+  assert.equal(valueIn(page, 'ponder_position_steps_total{model="m",stage="generate"}'), 20);
+});
+
 test('a report without work leaves the share alone', async () => {
   const { observer, text } = setup();
   const idle = { activeRows: 0, renewedRows: 0, rowsPerStep: [], haltedAtStep: [0, 0, 0, 0, 0], remainderSum: 0 };
