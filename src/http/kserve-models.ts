@@ -119,9 +119,10 @@ export function modelConfig(model: ModelDescription) {
     family: model.family,
     task: model.task,
     precision: model.precision,
-    max_steps: model.maxSteps,
-    threshold: model.threshold,
-    context_tokens: model.contextTokens,
+    // A model with attention spans has no depth to bound, and reads a text of any length.
+    ...(model.span === undefined
+      ? { max_steps: model.maxSteps, threshold: model.threshold, context_tokens: model.contextTokens }
+      : { span_max: model.span.spanMax }),
   };
   return {
     name: model.id,

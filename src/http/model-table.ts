@@ -15,6 +15,11 @@ const CAN: Readonly<Record<Task, string>> = {
   translate: 'translates (POST /v1/translate)',
 };
 
+/** Positions of one window; null for a model that reads a text of any length as one. */
+export function contextOf({ contextTokens, span }: ModelDescription): number | null {
+  return span === undefined ? contextTokens : null;
+}
+
 /** @throws ServerError UNKNOWN_MODEL */
 export function modelNamed(models: ModelTable, name: string): ModelDescription {
   const model = models.served().find(({ id }) => id === name);

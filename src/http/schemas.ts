@@ -7,7 +7,8 @@ import { ERRORS } from '../errors.js';
 
 export const TOP_LOGPROBS_MAX = 20;
 
-export const Nullable = <T extends TSchema>(schema: T) => Type.Union([schema, Type.Null()]);
+export const Nullable = <T extends TSchema>(schema: T, options: { description?: string } = {}) =>
+  Type.Union([schema, Type.Null()], options);
 
 /** What `input` of a scoring request may be, in the words of errors. */
 export const SCORE_INPUT_ALLOWED = 'a text, a list of texts, a list of token ids, or a list of lists of token ids';
@@ -243,9 +244,12 @@ const modelFields = {
   object: Type.Literal('model'),
   created: Type.Integer({ description: 'Unix seconds.' }),
   owned_by: Type.String(),
-  max_model_len: Type.Integer({
-    description: 'Positions of one window, <s> included; of one sentence, </s> included, in a translation.',
-  }),
+  max_model_len: Nullable(
+    Type.Integer({
+      description: 'Positions of one window, <s> included; of one sentence, </s> included, in a translation.',
+    }),
+    { description: 'null: a text of any length.' },
+  ),
   family: Type.String(),
   task: Type.String(),
   language: Type.String({ description: 'Of the text it scores, or translates from.' }),
@@ -253,10 +257,15 @@ const modelFields = {
   precision: Type.String(),
   vocabulary_size: Type.Integer(),
   parameters: Type.Integer(),
-  halting: Type.Object({
-    max_steps: Type.Integer({ description: 'The depth bound T.' }),
-    threshold: Type.Number({ description: 'Default of the field threshold.' }),
-  }),
+  halting: Type.Optional(
+    Type.Object(
+      {
+        max_steps: Type.Integer({ description: 'The depth bound T.' }),
+        threshold: Type.Number({ description: 'Default of the field threshold.' }),
+      },
+      { description: 'Of a model with adaptive depth.' },
+    ),
+  ),
   limits: Type.Record(Type.String(), Type.Integer(), {
     description: 'Upper limits of fields of a request, by field, and of what one request may hold.',
   }),

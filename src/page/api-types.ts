@@ -7,7 +7,8 @@ export interface Model {
   readonly task: string;
   readonly language: string;
   readonly target_language: string | null;
-  readonly max_model_len: number;
+  /** null: a text of any length. */
+  readonly max_model_len: number | null;
   readonly halting: { readonly max_steps: number; readonly threshold: number };
   /** Of a model with attention spans. */
   readonly span?: SpanFacts | null;

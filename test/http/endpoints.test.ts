@@ -15,6 +15,9 @@ test('models: the list as OpenAI clients read it, and each with provenance and q
   assert.deepEqual(detail.halting, { max_steps: 8, threshold: 0.99 });
   assert.deepEqual(detail.provenance, { licence: 'Apache-2.0', trained: { steps: 3 } });
   assert.deepEqual(detail.quality, { bitsPerByte: 1.5 });
+  const spans = (await app.inject('/v1/models/span-lm-bytes')).json();
+  assert.ok(Value.Check(ModelDetail, spans));
+  assert.deepEqual([spans.max_model_len, spans.halting, spans.span?.span_max], [null, undefined, 64]);
   const missing = await app.inject('/v1/models/none');
   assert.equal(missing.statusCode, 404);
   assert.equal(missing.json().error.code, 'UNKNOWN_MODEL');

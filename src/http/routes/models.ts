@@ -2,7 +2,7 @@ import { BEAM_MAX, type Config } from '../../config.js';
 import { laneCacheBytes, meanSpan } from '../../engine/span-keys.js';
 import type { ModelDescription, SpanDescription } from '../../models/description.js';
 import type { App, AppDeps } from '../deps.js';
-import { type ModelTable, modelNamed } from '../model-table.js';
+import { contextOf, type ModelTable, modelNamed } from '../model-table.js';
 import {
   ErrorReply,
   type ModelDetail,
@@ -39,7 +39,7 @@ function modelDetail(model: ModelDescription, config: Config): ModelDetail {
     object: 'model',
     created: model.createdAtUnix,
     owned_by: 'ponder-serve',
-    max_model_len: model.contextTokens,
+    max_model_len: contextOf(model),
     family: model.family,
     task: model.task,
     language: model.language,
@@ -47,9 +47,10 @@ function modelDetail(model: ModelDescription, config: Config): ModelDetail {
     precision: model.precision,
     vocabulary_size: model.vocabularySize,
     parameters: model.parameters,
-    halting: { max_steps: model.maxSteps, threshold: model.threshold },
     limits: limitsOf(model, config),
-    ...(model.span === undefined ? {} : { span: spanOf(model.span, config) }),
+    ...(model.span === undefined
+      ? { halting: { max_steps: model.maxSteps, threshold: model.threshold } }
+      : { span: spanOf(model.span, config) }),
     provenance: { ...model.provenance },
     quality: { ...model.quality },
   };

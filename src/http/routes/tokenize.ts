@@ -7,7 +7,7 @@ import {
   TokenizerQuery,
 } from '../completion-schemas.js';
 import type { App, AppDeps } from '../deps.js';
-import { type ModelTable, modelFor } from '../model-table.js';
+import { contextOf, type ModelTable, modelFor } from '../model-table.js';
 import { ErrorReply } from '../schemas.js';
 import { checkText, readInputs } from '../score-input.js';
 import { decodeWithSpecials, encodeWithSpecials, specialTokens } from '../special-tokens.js';
@@ -36,7 +36,7 @@ export function tokenizeRoutes(app: App, deps: AppDeps, models: ModelTable): voi
       const specials = specialTokens(tokenizer, model);
       const tokens = await encodeWithSpecials(body.prompt, tokenizer, specials);
       if (body.add_special_tokens !== false && specials.bos !== null) tokens.unshift(model.bosId);
-      return { tokens, count: tokens.length, max_model_len: model.contextTokens };
+      return { tokens, count: tokens.length, max_model_len: contextOf(model) };
     },
   );
   app.post(
@@ -78,8 +78,8 @@ export function tokenizeRoutes(app: App, deps: AppDeps, models: ModelTable): voi
         bos_token: bos,
         eos_token: eos,
         vocab_size: model.vocabularySize,
-        model_max_length: model.contextTokens,
-        add_bos_token: true,
+        model_max_length: contextOf(model),
+        add_bos_token: bos !== null,
       };
     },
   );
