@@ -52,19 +52,19 @@ export class Door {
   }
 
   /** Throws QUEUE_FULL when a request like this would be late. */
-  refuseIfLate({ model, kind, bytes, tenant, deadlineAtMs }: Foreseen): void {
-    this.refuseWhenLate({ model, kind, tokens: bytes / BYTES_PER_TOKEN, budget: null, tenant, deadlineAtMs });
+  refuseIfLate(foreseen: Foreseen): void {
+    this.refuseWhenLate({ ...orderOf(foreseen), budget: null });
   }
 
   grantSteps(
-    { model, kind, bytes, tenant, deadlineAtMs }: Foreseen,
+    foreseen: Foreseen,
     budget: Budget,
     { targetMs, floor }: { readonly targetMs: number; readonly floor: number },
   ): number {
-    const order = { model, kind, tokens: bytes / BYTES_PER_TOKEN, budget, tenant, deadlineAtMs };
+    const order = { ...orderOf(foreseen), budget };
     const { waitMs, doneMs } = this.backlog.expect(order);
     const pressure = { waitMs, aloneMs: doneMs - waitMs, targetMs };
-    return grantedSteps(pressure, floor, budget.maxSteps, (cap) => this.depths.meanUnder(model, cap));
+    return grantedSteps(pressure, floor, budget.maxSteps, (cap) => this.depths.meanUnder(order.model, cap));
   }
 
   /**
@@ -115,4 +115,8 @@ export class Door {
     if (this.tokensCharged > 0 && this.tokensCharged + tokens > queueTokensMax)
       throw full(`${this.tokensCharged} tokens`, `--queue-tokens-max ${queueTokensMax}`);
   }
+}
+
+function orderOf({ model, kind, tenant, deadlineAtMs, ...size }: Foreseen): Omit<Order, 'budget'> {
+  return { model, kind, tokens: 'tokens' in size ? size.tokens : size.bytes / BYTES_PER_TOKEN, tenant, deadlineAtMs };
 }

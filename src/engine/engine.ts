@@ -111,14 +111,21 @@ export interface EngineInfo {
 }
 
 /** A request before it was tokenised. */
-export interface Foreseen {
+export type Foreseen = {
   readonly kind: Job['kind'];
   readonly model: string;
-  /** Of its texts. */
-  readonly bytes: number;
   readonly tenant: string;
   readonly deadlineAtMs: number | null;
-}
+} & (
+  | {
+      /** Of its texts, before they are tokenised. */
+      readonly bytes: number;
+    }
+  | {
+      /** New ones included. */
+      readonly tokens: number;
+    }
+);
 
 export interface Engine {
   info(): EngineInfo;

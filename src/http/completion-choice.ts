@@ -15,8 +15,8 @@ export interface TokenLogprob {
   readonly top: Readonly<Record<string, number>> | null;
   /** Where the token begins in the choice's text, in code points as Python counts. */
   readonly offset: number;
-  /** Steps of the position that predicts it; null for a model of fixed depth. */
-  readonly depth: number | null;
+  /** Steps of the position that predicts it, null where nothing does; undefined for a model without adaptive depth. */
+  readonly depth?: number | null;
 }
 
 export interface Piece {
@@ -28,6 +28,8 @@ export interface Piece {
 export interface ChoiceSettings {
   /** Candidates beside each token; null: no log-probabilities. */
   readonly logprobs: number | null;
+  /** The model has adaptive depth, so each token has one to tell. */
+  readonly withDepths: boolean;
   readonly stops: readonly string[];
   /** They end a sequence and are not part of its text. */
   readonly stopIds: readonly number[];
@@ -79,7 +81,7 @@ export class ChoiceWriter {
   }
 
   #enter(id: number, scores: TokenScores | null, i: number): void {
-    const { logprobs } = this.settings;
+    const { logprobs, withDepths } = this.settings;
     if (logprobs === null) return;
     const token = this.tokenizer.tokenText(id);
     const top = scores === null ? null : topOf(token, scores, i, logprobs, this.tokenizer);
@@ -88,7 +90,7 @@ export class ChoiceWriter {
       logprob: scores === null ? null : written(scores.logprobs[i]),
       top,
       offset: this.#prompt.codePoints + this.#said.codePoints,
-      depth: scores?.depths[i] ?? null,
+      ...(withDepths ? { depth: scores?.depths[i] ?? null } : {}),
     });
   }
 

@@ -30,11 +30,13 @@ export class CompletionEvents {
    * @param head of every event: id, object, created, model
    * @param withLogprobs whether pieces carry tokens
    * @param withUsage whether a last event will have the usage; the others then say that it is null
+   * @param withDepths whether the tokens have depths
    */
   constructor(
     private readonly head: object,
     private readonly withLogprobs: boolean,
     private readonly withUsage: boolean,
+    private readonly withDepths = true,
   ) {
     this.begun = new Promise((resolve) => {
       this.#begin = resolve;
@@ -100,7 +102,7 @@ export class CompletionEvents {
   #next(): string | null {
     for (const [index, { text, tokens, finishReason }] of this.#pending) {
       this.#pending.delete(index);
-      const logprobs = this.withLogprobs ? logprobsOf(tokens) : null;
+      const logprobs = this.withLogprobs ? logprobsOf(tokens, this.withDepths) : null;
       const choices = [{ index, text, logprobs, finish_reason: finishReason }];
       return line({ ...this.head, choices, ...(this.withUsage ? { usage: null } : {}) });
     }

@@ -49,13 +49,14 @@ export async function writeChoice(
   return { index, text, tokens, finishReason: stopped ? 'stop' : finishReason };
 }
 
-export function logprobsOf(tokens: readonly TokenLogprob[]) {
+/** @param withDepths the model has depths to tell */
+export function logprobsOf(tokens: readonly TokenLogprob[], withDepths: boolean) {
   return {
     tokens: tokens.map(({ token }) => token),
     token_logprobs: tokens.map(({ logprob }) => logprob),
     top_logprobs: tokens.map(({ top }) => top),
     text_offset: tokens.map(({ offset }) => offset),
-    depths: tokens.map(({ depth }) => depth),
+    ...(withDepths ? { depths: tokens.map(({ depth }) => depth ?? null) } : {}),
   };
 }
 
@@ -70,26 +71,35 @@ export async function writeCompletion(
   logprobs: number | null,
 ): Promise<string | Readable> {
   const tokens = choices.reduce((sum, choice) => sum + choice.tokens.length, 0);
-  return joinOrStream(pieces(head, choices, tail, logprobs !== null), tokens * (1 + (logprobs ?? 0)));
+  // All tokens of a model have a depth, or none.
+  const first = choices.find((choice) => choice.tokens.length > 0)?.tokens[0];
+  const withDepths = first === undefined || first.depth !== undefined;
+  const write = logprobs === null ? null : { withDepths };
+  return joinOrStream(pieces(head, choices, tail, write), tokens * (1 + (logprobs ?? 0)));
 }
 
-function* pieces(head: object, choices: readonly Choice[], tail: object, withLogprobs: boolean): Generator<string> {
+function* pieces(
+  head: object,
+  choices: readonly Choice[],
+  tail: object,
+  logprobs: { readonly withDepths: boolean } | null,
+): Generator<string> {
   yield `${JSON.stringify(head).slice(0, -1)},"choices":[`;
   for (const [i, { index, text, tokens, finishReason }] of choices.entries()) {
     yield `${i > 0 ? ',' : ''}{"index":${index},"text":${JSON.stringify(text)},"logprobs":`;
-    if (withLogprobs) yield* logprobPieces(tokens);
-    else yield 'null';
+    if (logprobs === null) yield 'null';
+    else yield* logprobPieces(tokens, logprobs.withDepths);
     yield `,"finish_reason":"${finishReason}"}`;
   }
   yield `],${JSON.stringify(tail).slice(1)}`;
 }
 
-function* logprobPieces(tokens: readonly TokenLogprob[]): Generator<string> {
-  const fields = Object.keys(logprobsOf([])) as (keyof ReturnType<typeof logprobsOf>)[];
+function* logprobPieces(tokens: readonly TokenLogprob[], withDepths: boolean): Generator<string> {
+  const fields = Object.keys(logprobsOf([], withDepths)) as (keyof ReturnType<typeof logprobsOf>)[];
   for (const [f, field] of fields.entries()) {
     yield `${f === 0 ? '{' : ','}"${field}":[`;
     for (let at = 0; at < tokens.length; at += TOKENS_PER_PIECE) {
-      const part = logprobsOf(tokens.slice(at, at + TOKENS_PER_PIECE))[field];
+      const part = logprobsOf(tokens.slice(at, at + TOKENS_PER_PIECE), withDepths)[field];
       yield (at > 0 ? ',' : '') + JSON.stringify(part).slice(1, -1);
     }
     yield ']';

@@ -23,6 +23,7 @@ export interface Completion {
   /** `settings.choices` of each prompt, prompt after prompt. */
   readonly sequences: readonly SequenceResult[];
   readonly usage: CompletionUsage;
+  /** All zero for a model without adaptive depth, whose replies leave it out. */
   readonly ponder: CompletionPonder;
   readonly timing: Split;
 }
@@ -69,7 +70,7 @@ export async function runCompletion(
     promptTokens: usage.prompt_tokens,
     completionTokens: usage.completion_tokens,
     finishReasons: sequences.map(({ finishReason }) => finishReason),
-    histogram: ponder.histogram,
+    histogram: model.span === undefined ? ponder.histogram : null,
     queueMs,
     tokenizeMs,
     computeMs,

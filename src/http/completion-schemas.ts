@@ -1,6 +1,14 @@
 /** Requests and replies of OpenAI's completions. Fields that are not listed are ignored, as OpenAI's servers do. */
 import { type Static, Type } from '@fastify/type-provider-typebox';
-import { budgetFields, DeadlineMs, TOP_LOGPROBS_MAX } from './schemas.js';
+import {
+  budgetFields,
+  DeadlineMs,
+  GrantedQuality,
+  Nullable,
+  Quality,
+  spanFields,
+  TOP_LOGPROBS_MAX,
+} from './schemas.js';
 
 /** What `prompt` may be, in the words of errors. */
 export const PROMPT_ALLOWED = 'a text, a list of texts, a list of token ids, or a list of lists of token ids';
@@ -68,9 +76,8 @@ export const CompletionBody = Type.Object(
     ),
     ignore_eos: Type.Optional(Type.Boolean({ default: false, description: 'The end of text does not end a choice.' })),
     ...budgetFields,
-    span_max: Type.Optional(
-      Type.Integer({ minimum: 1, description: 'Caps how far back heads look, for a model with attention spans.' }),
-    ),
+    span_max: spanFields.span_max,
+    quality: Quality,
     deadline_ms: DeadlineMs,
   },
   {
@@ -84,14 +91,16 @@ export const CompletionBody = Type.Object(
 );
 export type CompletionBody = Static<typeof CompletionBody>;
 
-const Nullable = <T extends Parameters<typeof Type.Union>[0][number]>(schema: T) => Type.Union([schema, Type.Null()]);
-
 const Logprobs = Type.Object({
   tokens: Type.Array(Type.String()),
   token_logprobs: Type.Array(Nullable(Type.Number()), { description: 'Nats; null: nothing predicts the first token.' }),
   top_logprobs: Type.Array(Nullable(Type.Record(Type.String(), Type.Number()))),
   text_offset: Type.Array(Type.Integer(), { description: 'In code points.' }),
-  depths: Type.Array(Nullable(Type.Integer()), { description: 'Steps of the position that predicts the token.' }),
+  depths: Type.Optional(
+    Type.Array(Nullable(Type.Integer()), {
+      description: 'Steps of the position that predicts the token; models with adaptive depth.',
+    }),
+  ),
 });
 
 const Usage = Type.Object({
@@ -111,7 +120,7 @@ const Ponder = Type.Object(
     position_steps: Type.Integer({ description: 'Steps run over all positions, the prompts included.' }),
     position_steps_fixed: Type.Integer({ description: 'What a model without halting would have run.' }),
   },
-  { description: 'What the request cost in steps.' },
+  { description: 'What the request cost in steps; models with adaptive depth.' },
 );
 export type CompletionPonder = Static<typeof Ponder>;
 
@@ -129,7 +138,8 @@ export const CompletionReply = Type.Object({
     }),
   ),
   usage: Usage,
-  ponder: Ponder,
+  ponder: Type.Optional(Ponder),
+  quality: GrantedQuality,
 });
 
 export const TokenizeBody = Type.Object(
@@ -143,7 +153,7 @@ export const TokenizeBody = Type.Object(
 export const TokenizeReply = Type.Object({
   tokens: Type.Array(Type.Integer()),
   count: Type.Integer(),
-  max_model_len: Type.Integer(),
+  max_model_len: Nullable(Type.Integer(), { description: 'null: a text of any length.' }),
 });
 
 export const DetokenizeBody = Type.Object(
@@ -158,6 +168,6 @@ export const TokenizerInfo = Type.Object({
   bos_token: Nullable(Type.String()),
   eos_token: Type.String(),
   vocab_size: Type.Integer(),
-  model_max_length: Type.Integer(),
-  add_bos_token: Type.Boolean({ description: 'The server begins every sequence with it by itself.' }),
+  model_max_length: Nullable(Type.Integer(), { description: 'null: a text of any length.' }),
+  add_bos_token: Type.Boolean({ description: 'The server begins every sequence with bos_token by itself.' }),
 });

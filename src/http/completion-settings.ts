@@ -4,12 +4,19 @@ import type { Config } from '../config.js';
 import type { Budget } from '../engine/protocol.js';
 import { ServerError } from '../errors.js';
 import type { ModelDescription } from '../models/description.js';
+import { nearest } from '../nearest.js';
 import { readBudget, readDeadline } from './budget.js';
 import type { ChoiceSettings } from './completion-choice.js';
-import { type CompletionBody, MAX_TOKENS_DEFAULT, STOP_UNITS_MAX, STOPS_MAX } from './completion-schemas.js';
+import { CompletionBody, MAX_TOKENS_DEFAULT, STOP_UNITS_MAX, STOPS_MAX } from './completion-schemas.js';
+import { assertFieldsFit } from './field-fit.js';
+import type { Quality } from './quality.js';
+import { budgetFields, spanFields } from './schemas.js';
+import { readSpanCap } from './span-settings.js';
+import { shorten } from './validation.js';
 
 export interface CompletionSettings extends ChoiceSettings {
   readonly budget: Budget;
+  readonly quality: Quality;
   readonly spanCap: number | null;
   readonly maxNewTokens: number;
   /** The client has named maxNewTokens; without, what the context has room for is fine. */
@@ -60,13 +67,14 @@ export function completionSettings(
   if (body.stream_options !== undefined && body.stream !== true) {
     throw new ServerError('INVALID_REQUEST', 'stream_options goes with stream: true: leave it out', 'stream_options');
   }
-  if (body.span_max !== undefined && model.span === undefined) {
-    const message = `span_max goes with models that have attention spans, which ${model.id} has not: leave it out`;
-    throw new ServerError('INVALID_REQUEST', message, 'span_max');
-  }
+  refuseMisspelt(body);
+  // Here every model can stream.
+  const { stream: _, ...fields } = body;
+  assertFieldsFit(fields, model);
   return {
     budget: readBudget(body, model),
-    spanCap: body.span_max ?? null,
+    quality: body.quality === 'adaptive' ? 'adaptive' : 'full',
+    spanCap: readSpanCap(body, model),
     maxNewTokens: body.max_tokens ?? MAX_TOKENS_DEFAULT,
     maxNewTokensNamed: body.max_tokens !== undefined,
     temperature: body.temperature ?? 1,
@@ -74,11 +82,46 @@ export function completionSettings(
     seed: body.seed ?? randomInt(SEED_MAX),
     echo: body.echo ?? false,
     logprobs: body.logprobs ?? null,
+    withDepths: model.span === undefined,
     stops: stopsOf(body.stop),
     stopIds: body.ignore_eos === true || model.eosId < 0 ? [] : [model.eosId],
     choices: body.n ?? 1,
     deadlineMs: readDeadline(body.deadline_ms, config),
   };
+}
+
+/** Fields that OpenAI's completions do not have: what is spelt almost like one of them is meant for us. */
+const OWN = [...Object.keys(budgetFields), 'span_max', 'quality', 'deadline_ms'];
+
+/** Fields of `/v1/score` that mean nothing here. */
+const SCORE_ONLY: readonly string[] = [...Object.keys(spanFields), 'stride', 'return_tokens'].filter(
+  (field) => !(field in CompletionBody.properties),
+);
+
+/**
+ * Fields that are nobody's are ignored, as OpenAI's servers do. But a budget that was misspelt, or that this endpoint lacks, would be spent
+ * without a word.
+ * @throws ServerError INVALID_REQUEST
+ */
+function refuseMisspelt(body: CompletionBody): void {
+  for (const field of Object.keys(body)) {
+    if (field in CompletionBody.properties || field in UNSUPPORTED) continue;
+    if (field === 'max_completion_tokens') {
+      const message = 'max_completion_tokens is a field of chat, which this server has not: did you mean max_tokens?';
+      throw new ServerError('INVALID_REQUEST', message, field);
+    }
+    if (SCORE_ONLY.includes(field)) {
+      throw new ServerError(
+        'INVALID_REQUEST',
+        `${field} is a field of POST /v1/score: leave it out, or ask there`,
+        field,
+      );
+    }
+    const meant = nearest(field, OWN);
+    if (meant === null) continue;
+    const shown = shorten(field);
+    throw new ServerError('INVALID_REQUEST', `unknown field '${shown}': did you mean ${meant}?`, shown);
+  }
 }
 
 function stopsOf(stop: CompletionBody['stop']): readonly string[] {

@@ -31,12 +31,7 @@ export function spanSettings(
   caller: Caller,
 ): SpanSettings {
   assertFieldsFit(body, model);
-  const spanMax = model.span?.spanMax ?? 0;
-  const spanCap = body.span_max ?? null;
-  if (spanCap !== null && spanCap > spanMax) {
-    const message = `span_max must be an integer from 0 to ${spanMax} (the model's longest span), not ${spanCap}`;
-    throw new ServerError('INVALID_REQUEST', message, 'span_max');
-  }
+  const spanCap = readSpanCap(body, model);
   if (body.span_cost === true && spanCap === null) {
     throw new ServerError('INVALID_REQUEST', 'span_cost tells the cost of span_max: set that too', 'span_cost');
   }
@@ -48,6 +43,14 @@ export function spanSettings(
     session: readSession(body, caller),
     deadlineMs: readDeadline(body.deadline_ms, config),
   };
+}
+
+/** @returns keys, null for the model's own spans. @throws ServerError INVALID_REQUEST */
+export function readSpanCap({ span_max: cap }: Pick<ScoreBody, 'span_max'>, { span }: ModelDescription): number | null {
+  const spanMax = span?.spanMax ?? 0;
+  if (cap === undefined || cap <= spanMax) return cap ?? null;
+  const message = `span_max must be an integer from 0 to ${spanMax} (the model's longest span), not ${cap}`;
+  throw new ServerError('INVALID_REQUEST', message, 'span_max');
 }
 
 /** @throws ServerError INVALID_REQUEST */

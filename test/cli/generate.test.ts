@@ -122,7 +122,7 @@ const mistakes: readonly [string, string[], number, RegExp, Partial<GenerateWorl
   ['a top_p of 0', ['a', '--top-p', '0'], 2, /--top-p must be a number above 0/],
   ['a seed below 0', ['a', '--seed=-1'], 2, /--seed must be a whole number/],
   ['too many steps', ['a', '--max-steps', '9'], 2, /--max-steps/],
-  ['a span without spans', ['a', '--span-max', '9'], 2, /--span-max goes with models that have attention spans/],
+  ['a span without spans', ['a', '--span-max', '9'], 2, /--span-max is for models with attention spans/],
   ['more tokens than the context', ['abc', '--max-tokens', '62'], 2, /--max-tokens is 62: together they exceed/],
   ['an unknown option', ['a', '--temprature', '1'], 2, /did you mean --temperature/i],
   ['several models', ['a'], 2, /which model\? .*a, b/, { loadModels: async () => ({ models: both, refused: [] }) }],

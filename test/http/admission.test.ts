@@ -137,7 +137,8 @@ for (const [path, body, kind, model] of [
     assert.equal(refused.headers['retry-after'], '7');
     assert.equal(server.engine.requests.length + server.engine.translations.length, 0);
     const [foreseen] = server.engine.foreseen;
-    assert.deepEqual([foreseen?.kind, foreseen?.model, foreseen?.bytes, foreseen?.tenant], [kind, model, 6, '']);
+    assert.ok(foreseen !== undefined && 'bytes' in foreseen);
+    assert.deepEqual([foreseen.kind, foreseen.model, foreseen.bytes, foreseen.tenant], [kind, model, 6, '']);
     assert.ok((foreseen?.deadlineAtMs ?? 0) > 0);
     assert.equal(server.admission.requestsInWork, 0, 'the permit came back');
     server.engine.late = null;

@@ -26,7 +26,7 @@ interface Choice {
     readonly token_logprobs: number[];
     readonly top_logprobs: Record<string, number>[];
     readonly text_offset: number[];
-    readonly depths: number[];
+    readonly depths?: number[];
   };
   readonly finish_reason: string;
 }
@@ -35,7 +35,8 @@ interface Completed {
   readonly id: string;
   readonly choices: readonly [Choice, ...Choice[]];
   readonly usage: { readonly prompt_tokens: number; readonly completion_tokens: number };
-  readonly ponder: object;
+  readonly ponder?: object;
+  readonly quality?: object;
 }
 
 async function complete(payload: object, to = server): Promise<Completed> {
@@ -329,6 +330,35 @@ const BAD: readonly (readonly [string, object | string, string | null, RegExp, E
   ['a presence penalty', { prompt: 'a', presence_penalty: 1 }, 'presence_penalty', /not supported/],
   ['stream_options without stream', { prompt: 'a', stream_options: {} }, 'stream_options', /stream: true/],
   ['span_max for a model without spans', { prompt: 'a', span_max: 5 }, 'span_max', /attention spans/],
+  ['a misspelt budget', { prompt: 'a', max_step: 3 }, 'max_step', /unknown field 'max_step': did you mean max_steps\?/],
+  ['a budget in camel case', { prompt: 'a', minSteps: 3 }, 'minSteps', /did you mean min_steps\?/],
+  ['a misspelt deadline', { prompt: 'a', deadline: 3, dead_line_ms: 5 }, 'dead_line_ms', /did you mean deadline_ms\?/],
+  ['a quality that there is none of', { prompt: 'a', quality: 'low' }, 'quality', /full or adaptive/],
+  [
+    'the limit of chat',
+    { prompt: 'a', max_completion_tokens: 5 },
+    'max_completion_tokens',
+    /did you mean max_tokens\?/,
+  ],
+  ['a field of scoring', { prompt: 'a', session: 'draft' }, 'session', /POST \/v1\/score/],
+  [
+    'steps of a model with spans',
+    { model: 'span-lm-bytes', prompt: 'a', max_steps: 1 },
+    'max_steps',
+    /for models with adaptive depth/,
+  ],
+  [
+    'quality of a model with spans',
+    { model: 'span-lm-bytes', prompt: 'a', quality: 'full' },
+    'quality',
+    /for models with adaptive depth/,
+  ],
+  [
+    'a span beyond all',
+    { model: 'span-lm-bytes', prompt: 'a', span_max: 1000000000 },
+    'span_max',
+    /from 0 to 64 .*, not 1000000000/,
+  ],
   ['max_steps 9', { prompt: 'a', max_steps: 9 }, 'max_steps', /from 1 to 8/],
   ['a translator', { prompt: 'a', model: 'fake-mt' }, 'model', /to score, use one of fake/],
   ['an unknown model', { prompt: 'a', model: 'none' }, 'model', /use one of fake/, 'UNKNOWN_MODEL'],
@@ -356,6 +386,47 @@ test('neutral values of what is not supported are fine, and unknown fields are i
     top_k: -1,
     whatever: 1,
   });
+});
+
+test('every other field of OpenAI and vLLM is ignored', async () => {
+  const theirs =
+    'user store metadata service_tier prompt_cache_key safety_identifier response_format tools tool_choice functions ' +
+    'modalities prediction reasoning_effort verbosity parallel_tool_calls top_logprobs allowed_token_ids stop_token_ids ' +
+    'include_stop_str_in_output skip_special_tokens spaces_between_special_tokens truncate_prompt_tokens prompt_logprobs ' +
+    'add_special_tokens guided_json guided_regex guided_choice guided_grammar priority request_id return_token_ids ' +
+    'length_penalty logits_processors vllm_xargs kv_transfer_params cache_salt return_tokens_as_token_ids structured_outputs';
+  const fields = theirs.split(' ').map((field) => [field, 1]);
+  await complete({ prompt: 'a', ...Object.fromEntries(fields) });
+});
+
+test('quality adaptive: fewer steps under pressure, told in the reply, the last event and the metrics', async (t) => {
+  const own = await fakeServer(['--latency-target-ms', '500']);
+  t.after(() => own.app.close());
+  own.engine.stepsGranted = 3;
+  const body = { prompt: ['ab', 'c'], n: 2, max_tokens: 5, quality: 'adaptive' };
+  const lowered = await complete(body, own);
+  assert.deepEqual(lowered.quality, { max_steps: 3, lowered: true });
+  assert.equal(own.engine.generations[0]?.budget.maxSteps, 3);
+  const stream = { ...body, stream: true, stream_options: { include_usage: true } };
+  assert.match((await post(stream, '/v1/completions', own)).body, /"quality":\{"max_steps":3,"lowered":true\}/);
+  assert.equal((await complete({ prompt: 'a' }, own)).quality, undefined);
+  assert.match((await own.app.inject('/metrics')).body, /quality_requests_total\{model="fake",quality="lowered"\} 2/);
+});
+
+test('a model with attention spans: its own budget, and no depths that it has not', async (t) => {
+  const own = await fakeServer();
+  t.after(() => own.app.close());
+  const body = { model: 'span-lm-bytes', prompt: 'ab', max_tokens: 2, temperature: 0, logprobs: 1, span_max: 0 };
+  const reply = await complete(body, own);
+  assert.equal(own.engine.generations[0]?.spanCap, 0);
+  assert.equal(reply.choices[0].text, 'AB');
+  assert.ok(!('ponder' in reply));
+  assert.ok(!('depths' in reply.choices[0].logprobs));
+  const stream = { ...body, stream: true, stream_options: { include_usage: true } };
+  const { body: streamed } = await post(stream, '/v1/completions', own);
+  assert.match(streamed, /"usage":\{/);
+  assert.doesNotMatch(streamed, /ponder|depths/);
+  assert.doesNotMatch((await own.app.inject('/metrics')).body, /ponder_steps_per_token\w*\{model="span/);
 });
 
 test('limits on tokens that wait, and on log-probabilities in one reply', async (t) => {
@@ -406,6 +477,15 @@ test('tokenize and detokenize: the names of special tokens are single ids, and a
   assert.equal(bad.statusCode, 400);
   assert.match(bad.json().error.message, /tokens holds the token id 999/);
   assert.match((await post({}, '/tokenize')).json().error.message, /prompt is required: a text/);
+});
+
+test('a model that reads any length has no limit to tell, and begins with no token of its own', async () => {
+  const model = 'span-lm-bytes';
+  const { tokens, max_model_len } = (await post({ prompt: 'a', model }, '/tokenize')).json();
+  assert.deepEqual([tokens, max_model_len], [[97], null]);
+  const info = (await server.app.inject(`/tokenizer_info?model=${model}`)).json();
+  assert.deepEqual([info.bos_token, info.add_bos_token, info.model_max_length], [null, false, null]);
+  assert.equal((await server.app.inject('/tokenizer_info')).json().add_bos_token, true);
 });
 
 test('with several models that score, the tokenizer paths want to know which', async (t) => {

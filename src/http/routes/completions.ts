@@ -5,13 +5,15 @@ import type { ModelDescription } from '../../models/description.js';
 import { CompletionEvents } from '../completion-events.js';
 import { type Prompt, readPrompts } from '../completion-prompts.js';
 import { writeChoice, writeCompletion } from '../completion-reply.js';
-import { runCompletion } from '../completion-run.js';
+import { type Completion, runCompletion } from '../completion-run.js';
 import { CompletionBody, CompletionReply } from '../completion-schemas.js';
 import { type CompletionSettings, completionSettings } from '../completion-settings.js';
 import { eventWriter, stopWatch } from '../completion-stream.js';
 import type { App, AppDeps } from '../deps.js';
 import { toServerError } from '../errors.js';
 import { type ModelTable, modelFor } from '../model-table.js';
+import { type Granted, grantQuality, withGranted } from '../quality.js';
+import type { RequestExit } from '../request-exit.js';
 import { ErrorReply } from '../schemas.js';
 import { sendTiming } from '../timing.js';
 import { tokenizerOf } from '../tokenizers.js';
@@ -21,6 +23,8 @@ interface Order {
   readonly settings: CompletionSettings;
   readonly prompts: readonly Prompt[];
   readonly tokenizeMs: number;
+  /** What a request of quality adaptive was given; its settings have the budget. */
+  readonly granted: Granted | null;
 }
 
 /** `POST /v1/completions` as OpenAI's clients and lm-evaluation-harness send it: parse -> tokenise -> engine -> reply or events. */
@@ -46,13 +50,16 @@ export function completionRoutes(app: App, deps: AppDeps, models: ModelTable): v
       exit.hold(admission.takeRequest());
       const fromMs = monotonicMs();
       const prompts = await readPrompts(body.prompt, model, tokenizer, settings, config, exit.signal);
-      const order = { model, settings, prompts, tokenizeMs: monotonicMs() - fromMs };
+      const tokenizeMs = monotonicMs() - fromMs;
       if (settings.deadlineMs !== null && monotonicMs() > exit.startedAtMs + settings.deadlineMs) {
         throw new ServerError(
           'DEADLINE_EXCEEDED',
           'the deadline passed while the text was tokenised: raise deadline_ms',
         );
       }
+      const granted = grant(deps, exit, model, prompts, settings);
+      const budget = withGranted(settings.budget, granted);
+      const order = { model, settings: { ...settings, budget }, prompts, tokenizeMs, granted };
       const head = {
         id: `cmpl-${request.id}`,
         object: 'text_completion',
@@ -65,6 +72,34 @@ export function completionRoutes(app: App, deps: AppDeps, models: ModelTable): v
       return sendWhole(request, reply, deps, order, head);
     },
   );
+}
+
+/** @returns null for a request that wants all its steps */
+function grant(
+  { engine, config }: AppDeps,
+  { tenant, startedAtMs }: RequestExit,
+  model: ModelDescription,
+  prompts: readonly Prompt[],
+  { quality, budget, choices, maxNewTokens, deadlineMs }: CompletionSettings,
+): Granted | null {
+  const tokens = prompts.reduce((sum, { ids }) => sum + ids.length + maxNewTokens, 0) * choices;
+  const deadlineAtMs = deadlineMs === null ? null : startedAtMs + deadlineMs;
+  return grantQuality(
+    quality,
+    engine,
+    { kind: 'generate', model: model.id, tokens, tenant, deadlineAtMs },
+    budget,
+    config,
+  );
+}
+
+/** What stands behind the choices: a model without adaptive depth has nothing to ponder. */
+function tailOf({ model, granted }: Order, { usage, ponder }: Completion): object {
+  return {
+    usage,
+    ...(model.span === undefined ? { ponder } : {}),
+    ...(granted === null ? {} : { quality: granted }),
+  };
 }
 
 /** Clients write null for a field that they leave out. */
@@ -86,7 +121,9 @@ async function sendWhole(
   const tokenizer = tokenizerOf(deps.tokenizers, model);
   const count = prompts.length * settings.choices;
   const listener = settings.stops.length === 0 ? {} : { listener: stopWatch(count, tokenizer, settings) };
-  const { sequences, usage, ponder, timing } = await runCompletion(deps, exit, { ...order, ...listener });
+  const completion = await runCompletion(deps, exit, { ...order, ...listener });
+  if (order.granted !== null) deps.observer.granted(model.id, order.granted.lowered);
+  const { sequences, timing } = completion;
   const choices = [];
   for (const [index, sequence] of sequences.entries()) {
     const prompt = settings.echo ? (prompts[Math.floor(index / settings.choices)] ?? null) : null;
@@ -95,7 +132,7 @@ async function sendWhole(
   sendTiming(reply, timing);
   return reply
     .type('application/json; charset=utf-8')
-    .send(await writeCompletion(head, choices, { usage, ponder }, settings.logprobs));
+    .send(await writeCompletion(head, choices, tailOf(order, completion), settings.logprobs));
 }
 
 /** What fails before the first event is answered with its status; what fails later is the last event. */
@@ -109,12 +146,13 @@ async function sendEvents(
 ): Promise<FastifyReply> {
   const { exit } = request;
   const { model, prompts, settings } = order;
-  const events = new CompletionEvents(head, settings.logprobs !== null, withUsage);
+  const events = new CompletionEvents(head, settings.logprobs !== null, withUsage, settings.withDepths);
   const repeated = prompts.flatMap((prompt) => new Array<Prompt>(settings.choices).fill(prompt));
   const listener = eventWriter(events, repeated, tokenizerOf(deps.tokenizers, model), settings);
-  const work = runCompletion(deps, exit, { ...order, listener }).then(({ usage, ponder }) =>
-    events.finish({ usage, ponder }),
-  );
+  const work = runCompletion(deps, exit, { ...order, listener }).then((completion) => {
+    if (order.granted !== null) deps.observer.granted(model.id, order.granted.lowered);
+    events.finish(tailOf(order, completion));
+  });
   await Promise.race([events.begun, work]);
   work.catch((thrown: unknown) => {
     const error = toServerError(thrown, request, deps.config.bodyBytesMax);
