@@ -21,6 +21,15 @@ export const ModelMetadata = Type.Object({
   outputs: Type.Array(Tensor),
 });
 
+export const ServerReady = Type.Object({ ready: Type.Boolean() });
+export const ModelReady = Type.Object({ name: Type.String(), ready: Type.Boolean() });
+
+/** Written by Triton's rules, whose fields are documented there. */
+export const ModelConfig = Type.Object({ name: Type.String() }, { additionalProperties: true });
+export const ModelStats = Type.Object({
+  model_stats: Type.Array(Type.Object({ name: Type.String() }, { additionalProperties: true })),
+});
+
 export const VersionParams = Type.Object({
   id: Type.String({ description: 'Name of the model.' }),
   version: Type.String({ description: 'Always 1: packages have no versions of their own.' }),

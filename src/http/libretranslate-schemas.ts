@@ -27,6 +27,18 @@ export const LibreTranslateBody = Type.Object(
   },
 );
 
+/** The same by query string, where one text fits. */
+export const LibreTranslateQuery = Type.Object({
+  q: Type.Optional(Type.String({ description: 'A text. Goes before that of a form; a JSON body counts alone.' })),
+  source: Type.Optional(Type.String({ description: 'Language of the text, or auto.' })),
+  target: Type.Optional(Type.String({ description: 'Language to translate into.' })),
+  format: Type.Optional(Type.String({ enum: ['text', 'html'] })),
+  alternatives: Type.Optional(Type.Integer({ minimum: 0, maximum: BEAM_MAX - 1 })),
+  api_key: Key,
+  apiKey: Key,
+});
+export const DetectQuery = Type.Object({ q: LibreTranslateQuery.properties.q, api_key: Key, apiKey: Key });
+
 const Detection = Type.Object({
   confidence: Type.Number({ minimum: 0, maximum: 100 }),
   language: Type.String(),

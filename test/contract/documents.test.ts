@@ -99,6 +99,42 @@ test('every route has a note and a command in /docs, and every note has its rout
   for (const noted of notedRoutes()) assert.ok(routes.includes(noted), `${noted} is no route`);
 });
 
+test('client generators: a name of its own for every operation, and every reply and body that there is', async (t) => {
+  const { app } = await fakeServer();
+  t.after(() => app.close());
+  const { paths } = (await app.inject('/openapi.json')).json<OpenApi>();
+  const ids = Object.entries(paths).flatMap(([path, methods]) =>
+    Object.entries(methods).map(([method, { operationId, responses = {} }]) => {
+      assert.match(operationId ?? '', /^[a-z][A-Za-z]+$/, `${method} ${path}`);
+      assert.ok('200' in responses, `${method} ${path} tells of no success`);
+      if (path.includes('{'))
+        assert.ok('4XX' in responses || '404' in responses, `${method} ${path} tells of no error`);
+      return operationId;
+    }),
+  );
+  assert.equal(new Set(ids).size, ids.length);
+  const names = (path: string, place: string) =>
+    (paths[path]?.post?.parameters ?? []).filter((one) => one.in === place).map(({ name }) => name);
+  assert.ok(['q', 'source', 'target'].every((name) => names('/translate', 'query').includes(name)));
+  assert.deepEqual(names('/v2/models/{id}/infer', 'header'), ['inference-header-content-length']);
+  assert.ok('application/octet-stream' in (paths['/v2/models/{id}/infer']?.post?.requestBody?.content ?? {}));
+});
+
+test('commands go where the reader came from, and never to what is no host', async (t) => {
+  const { app } = await fakeServer();
+  t.after(() => app.close());
+  for (const url of ['/openapi.json', '/docs/json']) {
+    for (const host of ['gpu7.example:9000', '[::1]:80', 'a']) {
+      const { body } = await app.inject({ url, headers: { host } });
+      assert.ok(body.includes(`curl -s http://${host}/v1/models`), `${url} for ${host}`);
+    }
+    for (const host of ['x;rm -rf ~', 'a/b', '$(id)', "a'b", 'a:999999', '-x', 'a'.repeat(256)]) {
+      const { body } = await app.inject({ url, headers: { host } });
+      assert.ok(body.includes('curl -s http://127.0.0.1:8080/v1/models'), `${url} for ${host}`);
+    }
+  }
+});
+
 test('every field of a request says what it is', () => {
   for (const [field, schema] of Object.entries({ ...ScoreBody.properties, ...TranslateBody.properties })) {
     assert.ok('description' in schema && schema.description, field);

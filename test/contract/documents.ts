@@ -54,6 +54,9 @@ export interface OpenApi {
 
 export interface Operation {
   readonly summary: string;
+  readonly operationId?: string;
+  readonly parameters?: readonly { readonly in: string; readonly name: string }[];
+  readonly responses?: Readonly<Record<string, object>>;
   readonly description?: string;
   readonly requestBody?: {
     readonly content: Readonly<

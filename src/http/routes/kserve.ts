@@ -9,7 +9,16 @@ import { infer } from '../kserve-infer.js';
 import { MODEL_VERSION, modelConfig, modelMetadata } from '../kserve-models.js';
 import { readOrder } from '../kserve-order.js';
 import { sendInferReply } from '../kserve-reply.js';
-import { InferReply, ModelMetadata, ServerMetadata, VersionParams } from '../kserve-schemas.js';
+import {
+  InferReply,
+  ModelConfig,
+  ModelMetadata,
+  ModelReady,
+  ModelStats,
+  ServerMetadata,
+  ServerReady,
+  VersionParams,
+} from '../kserve-schemas.js';
 import { InferenceStats } from '../kserve-stats.js';
 import { PlainError } from '../libretranslate-schemas.js';
 import { type ModelTable, modelNamed } from '../model-table.js';
@@ -45,10 +54,14 @@ export async function kserveRoutes(app: App, deps: AppDeps, models: ModelTable):
     return { name: 'ponder-serve', version: VERSION, extensions: [...EXTENSIONS] };
   });
   get('/v2/health/live', { summary: 'The process is alive' }, async () => ({ live: true }));
-  get('/v2/health/ready', { summary: 'Requests are served; 503 otherwise', response: errors }, async () => {
-    admission.assertReady();
-    return { ready: true };
-  });
+  get(
+    '/v2/health/ready',
+    { summary: 'Requests are served; 503 otherwise', response: { 200: ServerReady, ...errors } },
+    async () => {
+      admission.assertReady();
+      return { ready: true };
+    },
+  );
   const ofModel = <T>(path: string, schema: object, handler: (model: ModelDescription) => Promise<T>) => {
     const params = { params: ModelParams };
     get(`/v2/models/:id${path}`, { ...schema, ...params }, async (request) => handler(named(request)));
@@ -63,16 +76,24 @@ export async function kserveRoutes(app: App, deps: AppDeps, models: ModelTable):
     },
     async (model) => modelMetadata(model),
   );
-  ofModel('/ready', { summary: 'The model is served', response: errors }, async ({ id }) => {
+  ofModel('/ready', { summary: 'The model is served', response: { 200: ModelReady, ...errors } }, async ({ id }) => {
     admission.assertReady();
     return { name: id, ready: true };
   });
-  ofModel('/config', { summary: "The model's configuration, as Triton writes it" }, async (model) =>
-    modelConfig(model),
+  const config200 = { 200: ModelConfig, ...errors };
+  ofModel(
+    '/config',
+    { summary: "The model's configuration, as Triton writes it", response: config200 },
+    async (model) => modelConfig(model),
   );
-  ofModel('/stats', { summary: 'Requests and times of the model over this protocol' }, async ({ id }) => {
-    return { model_stats: [stats.of(id, MODEL_VERSION)] };
-  });
+  const stats200 = { 200: ModelStats, ...errors };
+  ofModel(
+    '/stats',
+    { summary: 'Requests and times of the model over this protocol', response: stats200 },
+    async ({ id }) => {
+      return { model_stats: [stats.of(id, MODEL_VERSION)] };
+    },
+  );
   get('/v2/models/stats', { summary: 'The same of all models' }, async () => {
     return { model_stats: models.served().map(({ id }) => stats.of(id, MODEL_VERSION)) };
   });

@@ -18,11 +18,13 @@ import {
 } from '../libretranslate.js';
 import {
   DetectBody,
+  DetectQuery,
   DetectReply,
   FrontendSettings,
   Health,
   Languages,
   LibreTranslateBody,
+  LibreTranslateQuery,
   LibreTranslateReply,
   PlainError,
 } from '../libretranslate-schemas.js';
@@ -57,6 +59,7 @@ export async function libreTranslateRoutes(app: App, deps: AppDeps, models: Mode
     '/translate',
     post({
       summary: "Translation, in LibreTranslate's contract: JSON, form or query string",
+      querystring: LibreTranslateQuery,
       body: LibreTranslateBody,
       response: { 200: LibreTranslateReply, ...errors },
     }),
@@ -64,7 +67,12 @@ export async function libreTranslateRoutes(app: App, deps: AppDeps, models: Mode
   );
   app.post(
     '/detect',
-    post({ summary: 'Language of a text', body: DetectBody, response: { 200: DetectReply, ...errors } }),
+    post({
+      summary: 'Language of a text',
+      querystring: DetectQuery,
+      body: DetectBody,
+      response: { 200: DetectReply, ...errors },
+    }),
     async (request) => {
       const q = textsOf(parametersOf(request));
       return detector.detect([q].flat(), codesOf(languages()));
