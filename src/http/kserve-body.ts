@@ -9,6 +9,7 @@ import { type Admission, bodyTooLarge } from './admission.js';
 import { unsupportedMediaType } from './errors.js';
 import { parseJson, parseUtf8 } from './json-body.js';
 import { DIMENSIONS_MAX, type InputTensor, invalid, tensorFromBytes, tensorFromJson } from './kserve-tensors.js';
+import { shorten } from './validation.js';
 
 export const HEADER_LENGTH = 'inference-header-content-length';
 
@@ -155,6 +156,36 @@ function parseInferBody(text: string): InferBody {
   const value = parseJson(text);
   if (Value.Check(InferBody, value)) return value;
   const [error] = Value.Errors(InferBody, value);
-  const where = error?.instancePath.slice(1).replaceAll('/', '.') || 'the body';
-  throw new ServerError('INVALID_REQUEST', `${where} ${error?.message ?? 'is invalid'}: correct it`, where);
+  if (error === undefined) throw new Error('a body is invalid, but has no error');
+  const path = error.instancePath.slice(1).replaceAll('/', '.');
+  const missing = error.keyword === 'required' ? error.params.requiredProperties[0] : undefined;
+  if (missing !== undefined) {
+    const where = path === '' ? missing : `${path}.${missing}`;
+    throw new ServerError('INVALID_REQUEST', `${where} is required: ${wantedAt(where)}`, where);
+  }
+  const where = shorten(path || 'the body');
+  throw new ServerError('INVALID_REQUEST', `${where} must be ${wantedAt(path)}`, where);
+}
+
+const TENSOR = 'like {"name": "text", "datatype": "BYTES", "shape": [1], "data": ["some text"]}';
+
+/** What stands where in a body, the innermost first. */
+const WANTED: readonly (readonly [where: RegExp, what: string])[] = [
+  [/(^|\.)parameters\../, 'a text, a number, true or false'],
+  [/(^|\.)parameters$/, 'an object of settings by name'],
+  [/\.shape\.\d+$/, 'an integer from 0 to 2147483648'],
+  [/\.shape$/, `a list of at most ${DIMENSIONS_MAX} integers`],
+  [/\.data$/, 'a list of elements'],
+  [/\.(name|datatype)$/, 'a text'],
+  [/^id$/, 'a text of at most 1024 characters'],
+  [/^outputs\.\d+$/, 'an output like {"name": "logprobs"}'],
+  [/^outputs$/, 'a list of at most 32 outputs, each like {"name": "logprobs"}'],
+  [/^inputs\.\d+$/, `a tensor ${TENSOR}`],
+  [/^inputs$/, `a list of 1 to 32 tensors, each ${TENSOR}`],
+];
+
+function wantedAt(path: string): string {
+  return (
+    WANTED.find(([where]) => where.test(path))?.[1] ?? `a JSON object with inputs: a list of tensors, each ${TENSOR}`
+  );
 }

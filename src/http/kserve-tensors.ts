@@ -2,6 +2,7 @@
  * Tensors of the Open Inference Protocol: their data types, and both ways to write them. As JSON a tensor is a list of its elements; in
  * the binary extension its bytes follow the JSON part, little-endian, and an element of BYTES is a length (u32) and as many bytes.
  */
+import { isUtf8 } from 'node:buffer';
 import { ServerError } from '../errors.js';
 import { parseUtf8 } from './json-body.js';
 import { shorten } from './validation.js';
@@ -78,7 +79,7 @@ export function tensorFromJson(header: TensorHeader, data: readonly unknown[]): 
   return { name, datatype, shape, elements: datatype === 'BYTES' ? (elements as string[]) : elements.map(Number) };
 }
 
-/** @throws ServerError INVALID_REQUEST, or MALFORMED_JSON for a text that is not UTF-8 */
+/** @throws ServerError INVALID_REQUEST */
 export function tensorFromBytes(header: TensorHeader, bytes: Buffer): InputTensor {
   const { name, datatype, shape } = header;
   if (datatype === 'BYTES') {
@@ -101,6 +102,7 @@ export function tensorFromBytes(header: TensorHeader, bytes: Buffer): InputTenso
 }
 
 function* textsIn(name: string, bytes: Buffer): Generator<string> {
+  let element = 0;
   for (let at = 0; at < bytes.length; ) {
     const length = at + 4 <= bytes.length ? bytes.readUInt32LE(at) : Number.POSITIVE_INFINITY;
     at += 4;
@@ -110,9 +112,15 @@ function* textsIn(name: string, bytes: Buffer): Generator<string> {
         'its bytes end within an element: each is its length as 32 bits, little-endian, and its bytes',
       );
     }
-    yield parseUtf8(bytes.subarray(at, at + length));
+    yield textAt(name, element, bytes.subarray(at, at + length));
     at += length;
+    element += 1;
   }
+}
+
+function textAt(name: string, element: number, bytes: Buffer): string {
+  if (isUtf8(bytes)) return parseUtf8(bytes);
+  throw invalid(`${name}[${element}]`, 'its bytes are not valid UTF-8: encode it as UTF-8');
 }
 
 function numberType(header: TensorHeader): NumberType {
