@@ -8,6 +8,7 @@ import fastifySwagger from '@fastify/swagger';
 import fastifySwaggerUi from '@fastify/swagger-ui';
 import type { TypeBoxTypeProvider } from '@fastify/type-provider-typebox';
 import Fastify, {
+  type FastifyError,
   type FastifyHttpOptions,
   type FastifyReply,
   type FastifyRequest,
@@ -30,11 +31,12 @@ import {
   toConnectionError,
   toServerError,
 } from './errors.js';
+import { limitsMeant } from './field-limits.js';
 import { parseJsonBody } from './json-body.js';
 import { HEADER_LENGTH } from './kserve-body.js';
 import type { ModelTable } from './model-table.js';
 import { RequestExit } from './request-exit.js';
-import { annotate } from './route-notes.js';
+import { addressedTo, annotate } from './route-notes.js';
 import { RouteTable } from './route-table.js';
 import { completionRoutes } from './routes/completions.js';
 import { documentRoutes } from './routes/documents.js';
@@ -59,7 +61,7 @@ export async function buildApp(deps: AppDeps): Promise<App> {
     ...serverOptions(deps),
     frameworkErrors: (error, request, reply) => {
       openExit(request as FastifyRequest, reply as FastifyReply, deps);
-      fail(error, request as FastifyRequest, reply as FastifyReply, config);
+      fail(error, request as FastifyRequest, reply as FastifyReply, deps);
     },
   }).withTypeProvider<TypeBoxTypeProvider>();
   // Lines of one request carry its id, and the trace of whoever sent it.
@@ -94,7 +96,7 @@ export async function buildApp(deps: AppDeps): Promise<App> {
       if (reply.raw.writableLength > 0) reply.raw.destroy();
     });
   });
-  app.setErrorHandler((error, request, reply) => fail(error, request, reply, config));
+  app.setErrorHandler((error, request, reply) => fail(error, request, reply, deps));
   app.setNotFoundHandler(async (request, reply) => {
     throw notFound(request, reply, routes);
   });
@@ -116,7 +118,12 @@ export async function buildApp(deps: AppDeps): Promise<App> {
     transformObject: (document) =>
       annotate('openapiObject' in document ? document.openapiObject : document.swaggerObject),
   });
-  await app.register(fastifySwaggerUi, { routePrefix: '/docs', staticCSP: true });
+  await app.register(fastifySwaggerUi, {
+    routePrefix: '/docs',
+    staticCSP: true,
+    transformSpecification: (document, { headers, protocol }) => addressedTo(document, headers.host, protocol),
+    transformSpecificationClone: false,
+  });
 
   const models: ModelTable = { served: () => engine.models(), refused: deps.refused };
   scoreRoutes(app, deps, models);
@@ -208,8 +215,12 @@ function traceOf({ id, exit, headers, routeOptions }: FastifyRequest): RequestTr
   };
 }
 
-function fail(thrown: unknown, request: FastifyRequest, reply: FastifyReply, config: Config): void {
-  const error = toServerError(thrown, request, config.bodyBytesMax);
+function fail(thrown: unknown, request: FastifyRequest, reply: FastifyReply, deps: AppDeps): void {
+  const { config, engine, refused } = deps;
+  const models = { served: () => engine.models(), refused };
+  const isField = (thrown as Partial<FastifyError>).validation !== undefined;
+  const limits = isField ? limitsMeant(request.routeOptions.url ?? '', request.body, models, config) : {};
+  const error = toServerError(thrown, request, config.bodyBytesMax, limits);
   request.exit.outcome = error.code;
   if (error.code === 'INTERNAL') request.log.error({ err: thrown }, 'request failed');
   // Fastify closes the connection when a body could not be parsed. Closing while the client still sends resets it, and the

@@ -66,10 +66,15 @@ function checkLength(
   const length = ids.length - implied;
   const wanted = settings.maxNewTokensNamed ? settings.maxNewTokens : Math.min(1, settings.maxNewTokens);
   if (length + wanted <= contextTokens) return;
+  if (settings.maxNewTokens === 0 || length > contextTokens) {
+    const remedy = settings.maxNewTokens === 0 ? 'shorten it, or score it with POST /v1/score' : 'shorten the prompt';
+    const message = `${param} has ${length} tokens, more than the model's context of ${contextTokens} tokens; ${remedy}`;
+    throw new ServerError('INVALID_REQUEST', message, param);
+  }
   const message =
     `${param} has ${length} tokens and max_tokens is ${settings.maxNewTokens}: together they exceed the model's context of ` +
     `${contextTokens} tokens; shorten the prompt or lower max_tokens`;
-  throw new ServerError('INVALID_REQUEST', message, length > contextTokens ? param : 'max_tokens');
+  throw new ServerError('INVALID_REQUEST', message, 'max_tokens');
 }
 
 function tooLarge(param: string, tokens: number, { queueTokensMax }: Limits): ServerError {

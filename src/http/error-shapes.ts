@@ -32,7 +32,8 @@ const SHAPES: readonly ErrorShape[] = [
   {
     covers: (path) => path === '/v2' || path.startsWith('/v2/'),
     statuses: asBadRequest,
-    body: ({ message }) => ({ error: message }),
+    // Its deadline is a parameter in microseconds.
+    body: ({ message }) => ({ error: message.replace(/\bdeadline_ms\b/, 'timeout') }),
   },
   // Our own shape is OpenAI's, with our codes.
   { covers: (path) => COMPLETION_PATHS.has(path), statuses: asBadRequest, body: errorBody },

@@ -9,6 +9,7 @@ import type { FastifyError, FastifyReply, FastifyRequest } from 'fastify';
 import { ERRORS, errorBody, ServerError } from '../errors.js';
 import { bodyTooLarge } from './admission.js';
 import { shapeError } from './error-shapes.js';
+import { LIBRETRANSLATE_PATHS } from './libretranslate.js';
 import type { RouteTable } from './route-table.js';
 import { explainValidation, shorten } from './validation.js';
 
@@ -18,16 +19,33 @@ export function unsupportedMediaType(what: string, remedy = MEDIA_TYPE_REMEDY): 
   return new ServerError('UNSUPPORTED_MEDIA_TYPE', `${what} is not supported: ${remedy}`);
 }
 
-/** What a thrown value means to the client. */
-export function toServerError(error: unknown, request: FastifyRequest, bodyBytesMax: number): ServerError {
+/** curl sends a form unless it is told otherwise, and fetch may send no type at all. */
+function wrongContentType(request: FastifyRequest): ServerError {
+  const what = request.headers['content-type'] === undefined ? 'a body without Content-Type' : 'this Content-Type';
+  const form = LIBRETRANSLATE_PATHS.has(pathOf(request)) ? ', or application/x-www-form-urlencoded' : '';
+  return unsupportedMediaType(what, `${MEDIA_TYPE_REMEDY} (-H 'content-type: application/json')${form}`);
+}
+
+/**
+ * What a thrown value means to the client.
+ * @param limits as `explainValidation` takes them
+ */
+export function toServerError(
+  error: unknown,
+  request: FastifyRequest,
+  bodyBytesMax: number,
+  limits: Readonly<Record<string, number>> = {},
+): ServerError {
   if (error instanceof ServerError) return error;
   const { code, validation, statusCode = 500 } = error as Partial<FastifyError>;
-  if (validation !== undefined) return explainValidation(validation, request.body, request.routeOptions.schema?.body);
+  if (validation !== undefined) {
+    return explainValidation(validation, request.body, request.routeOptions.schema?.body, limits);
+  }
   switch (code) {
     case 'FST_ERR_CTP_BODY_TOO_LARGE':
       return bodyTooLarge(bodyBytesMax);
     case 'FST_ERR_CTP_INVALID_MEDIA_TYPE':
-      return unsupportedMediaType('this Content-Type');
+      return wrongContentType(request);
     case 'FST_ERR_CTP_INVALID_CONTENT_LENGTH':
       return new ServerError(
         'MALFORMED_REQUEST',
@@ -61,6 +79,15 @@ function pathOf({ url }: FastifyRequest): string {
   return url.split('?', 1)[0] ?? '';
 }
 
+const NO_CHAT = 'the models served here continue text, they do not chat: use POST /v1/completions';
+
+/** What OpenAI's clients may look for and will not find, with what there is. */
+const INSTEAD: Readonly<Record<string, string>> = {
+  '/v1/chat/completions': NO_CHAT,
+  '/chat/completions': NO_CHAT,
+  '/v1/responses': NO_CHAT,
+};
+
 /** The path is served with other methods (405), or not at all (404). */
 export function notFound(request: FastifyRequest, reply: FastifyReply, routes: RouteTable): ServerError {
   const path = pathOf(request);
@@ -68,6 +95,8 @@ export function notFound(request: FastifyRequest, reply: FastifyReply, routes: R
   const method = request.method;
   // A method that is allowed but was not found is a file that /docs does not have.
   if (allowed.length === 0 || allowed.includes(method)) {
+    const instead = INSTEAD[path];
+    if (instead !== undefined) return new ServerError('NOT_FOUND', instead);
     const shown = shorten(path);
     return new ServerError('NOT_FOUND', `no such path: ${method} ${shown}; GET /openapi.json lists the paths`);
   }

@@ -6,6 +6,7 @@ import { ServerError } from '../errors.js';
 import type { ModelDescription } from '../models/description.js';
 import { didYouMean } from '../nearest.js';
 import { atMost } from './budget.js';
+import { limitsOf } from './field-limits.js';
 import type { InferRequest, RawBody } from './kserve-body.js';
 import { type ModelTensors, type TensorMetadata, tensorsOf } from './kserve-models.js';
 import { type InputTensor, invalid } from './kserve-tensors.js';
@@ -114,9 +115,9 @@ function unknownName(what: string, name: string, known: readonly TensorMetadata[
  * The fields as a body of our own interface, whose schema has their types and ranges.
  * @throws ServerError INVALID_REQUEST
  */
-export function checkFields<T>(schema: TSchema, body: object): T {
+export function checkFields<T>(schema: TSchema, body: object, model: ModelDescription, config: Config): T {
   if (Value.Check(schema, body)) return body as T;
-  throw explainValidation([...Value.Errors(schema, body)] as unknown as Issues, body, schema);
+  throw explainValidation([...Value.Errors(schema, body)] as unknown as Issues, body, schema, limitsOf(model, config));
 }
 
 type Issues = Parameters<typeof explainValidation>[0];

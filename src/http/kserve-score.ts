@@ -19,7 +19,7 @@ export async function inferScore(
   { data, fields, outputs, deadlineMs }: InferOrder,
 ): Promise<Inference> {
   const { config, admission } = deps;
-  const body = checkFields<ScoreBody>(ScoreBody, { ...fields, input: '' });
+  const body = checkFields<ScoreBody>(ScoreBody, { ...fields, input: '' }, model, config);
   const settings = { ...scoreSettings(body, model, config), deadlineMs };
   assertTopsAsked(outputs, settings.topLogprobs);
   const inputs = scoreInputs(data, deps, model);

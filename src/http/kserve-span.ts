@@ -17,7 +17,7 @@ export async function inferSpans(
   { data, fields, outputs, deadlineMs }: InferOrder,
 ): Promise<Inference> {
   const { config, admission } = deps;
-  const body = checkFields<ScoreBody>(ScoreBody, { ...fields, input: '' });
+  const body = checkFields<ScoreBody>(ScoreBody, { ...fields, input: '' }, model, config);
   // Sessions are /v1/score's alone, so it does not matter whose this would be.
   const settings = { ...spanSettings(body, model, config, { key: null, headers: {} }), deadlineMs };
   const { topLogprobs } = settings;

@@ -18,7 +18,7 @@ export async function inferTranslation(
   const { config, admission } = deps;
   const text = data.get('text');
   if (text?.datatype !== 'BYTES') throw invalid('text', 'it is needed, of datatype BYTES');
-  const body = checkFields<TranslateBody>(TranslateBody, { ...fields, input: '' });
+  const body = checkFields<TranslateBody>(TranslateBody, { ...fields, input: '' }, model, config);
   const settings = translateSettings(body, model);
   const inputs = translateInputs([...text.elements] as string[], config, 'text');
   exit.hold(admission.takeRequest());

@@ -20,28 +20,38 @@ export function contextOf({ contextTokens, span }: ModelDescription): number | n
   return span === undefined ? contextTokens : null;
 }
 
-/** @throws ServerError UNKNOWN_MODEL */
-export function modelNamed(models: ModelTable, name: string): ModelDescription {
+/**
+ * @param able those that can do what is asked: the error offers no others
+ * @throws ServerError UNKNOWN_MODEL
+ */
+export function modelNamed(models: ModelTable, name: string, able = models.served()): ModelDescription {
   const model = models.served().find(({ id }) => id === name);
   if (model !== undefined) return model;
   const refusal = models.refused().find(({ id }) => id === name);
   const reason = refusal === undefined ? 'is not served' : `was refused (${refusal.reason})`;
-  const message = `model '${shorten(name)}' ${reason}: use one of ${namesOf(models.served())}`;
+  const remedy = able.length === 0 ? 'none served can do this; see GET /v1/models' : `use one of ${namesOf(able)}`;
+  const message = `model '${shorten(name)}' ${reason}: ${remedy}`;
   throw new ServerError('UNKNOWN_MODEL', message, 'model');
 }
 
 /**
  * The model of that name; without a name, the only one that has the task. One with attention spans takes other fields than the rest,
  * so without a name it is meant only where there is no other.
+ * @param what is asked of it, in the words of errors
  * @throws ServerError UNKNOWN_MODEL, or INVALID_REQUEST when a name is needed or that model has another task
  */
-export function modelFor(task: Task, models: ModelTable, name: string | undefined): ModelDescription {
+export function modelFor(
+  task: Task,
+  models: ModelTable,
+  name: string | undefined,
+  what: string = task,
+): ModelDescription {
   const able = models.served().filter((model) => model.task === task);
   if (name !== undefined) {
-    const model = modelNamed(models, name);
+    const model = modelNamed(models, name, able);
     if (model.task === task) return model;
     const others = able.length === 0 ? 'no model served can' : `use one of ${namesOf(able)}`;
-    const message = `model '${model.id}' ${CAN[model.task]}; to ${task}, ${others}`;
+    const message = `model '${model.id}' ${CAN[model.task]}; to ${what}, ${others}`;
     throw new ServerError('INVALID_REQUEST', message, 'model');
   }
   const usual = able.filter(({ span }) => span === undefined);
@@ -90,7 +100,8 @@ export function spanModel(models: ModelTable, name: string | undefined): ModelDe
       name,
     );
   }
-  const model = modelNamed(models, name);
+  const able = models.served().filter(({ span }) => span !== undefined);
+  const model = modelNamed(models, name, able);
   if (model.span !== undefined) return model;
   const message = `model '${model.id}' has no attention spans, so it keeps no sessions: name one of family adaptive-span`;
   throw new ServerError('INVALID_REQUEST', message, 'model');

@@ -34,11 +34,13 @@ const TEXTS: ReadonlyMap<unknown, Texts> = new Map<unknown, Texts>([
 /**
  * @param issues what the validator found in the body, the first one counts
  * @param schema of the body
+ * @param limits of fields whose upper limit depends on the model, by field
  */
 export function explainValidation(
   issues: readonly FastifySchemaValidationError[],
   body: unknown,
   schema: unknown,
+  limits: Readonly<Record<string, number>> = {},
 ): ServerError {
   const issue = issues[0];
   const fields = (schema as FieldSchema | undefined)?.properties ?? {};
@@ -56,7 +58,13 @@ export function explainValidation(
   }
   if (field !== undefined) {
     const name = path.join('.');
-    return new ServerError('INVALID_REQUEST', `${name} must be ${allowedBy(at)}`, name);
+    const maximum = limits[path.at(-1) ?? ''];
+    const allowed = allowedBy(maximum === undefined ? at : { maximum, ...at });
+    return new ServerError(
+      'INVALID_REQUEST',
+      `${name} must be ${allowed}, not ${valueShown(valueAt(body, path))}`,
+      name,
+    );
   }
   if (typeof missingProperty === 'string') {
     const allowed = texts?.field === missingProperty ? texts.allowed : allowedBy(fields[missingProperty] ?? {});
@@ -90,6 +98,17 @@ function kindOf(value: unknown): string {
   if (typeof value === 'number') return Number.isInteger(value) ? 'an integer' : 'a non-integer number';
   if (typeof value === 'string') return 'a text';
   return typeof value === 'object' ? 'an object' : `a ${typeof value}`;
+}
+
+function valueAt(body: unknown, path: readonly string[]): unknown {
+  let value = body;
+  for (const name of path) value = (value as Record<string, unknown> | undefined)?.[name];
+  return value;
+}
+
+/** Texts of clients may be long, and secret. */
+function valueShown(value: unknown): string {
+  return typeof value === 'number' || typeof value === 'boolean' ? String(value) : kindOf(value);
 }
 
 function allowedBy(schema: FieldSchema): string {

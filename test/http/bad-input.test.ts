@@ -59,8 +59,13 @@ const CASES: readonly Case[] = [
   invalid('unknown field, far off', { input: 'a', zzzzzz: 3 }, 'zzzzzz', /the fields are input, model/),
   invalid('prototype field', '{"input":"a","__proto__":{"x":1}}', '__proto__', /unknown field '__proto__'/),
   invalid('field name with controls', { input: 'a', 'x\u0000\u001b[31m': 1 }, 'x\uFFFD\uFFFD[31m', /unknown field/),
-  invalid('text for a number', { input: 'a', max_steps: '3' }, 'max_steps', /must be an integer of at least 1/),
-  invalid('max_steps 0', { input: 'a', max_steps: 0 }, 'max_steps', /must be an integer of at least 1/),
+  invalid(
+    'text for a number',
+    { input: 'a', max_steps: '3' },
+    'max_steps',
+    /must be an integer from 1 to 8, not a text/,
+  ),
+  invalid('max_steps 0', { input: 'a', max_steps: 0 }, 'max_steps', /must be an integer from 1 to 8, not 0/),
   invalid(
     'max_steps above',
     { input: 'a', max_steps: 9 },
@@ -72,7 +77,7 @@ const CASES: readonly Case[] = [
   invalid('min_steps above', { input: 'a', min_steps: 9 }, 'min_steps', /from 1 to 8 \(the model's maximum\)/),
   invalid('threshold 0', { input: 'a', threshold: 0 }, 'threshold', /a number above 0 and at most 1/),
   invalid('threshold 1.01', { input: 'a', threshold: 1.01 }, 'threshold', /a number above 0 and at most 1/),
-  invalid('deadline 0', { input: 'a', deadline_ms: 0 }, 'deadline_ms', /an integer of at least 1/),
+  invalid('deadline 0', { input: 'a', deadline_ms: 0 }, 'deadline_ms', /an integer from 1 to 600000, not 0/),
   invalid(
     'deadline above',
     { input: 'a', deadline_ms: 600_001 },
@@ -81,7 +86,14 @@ const CASES: readonly Case[] = [
   ),
   invalid('top_logprobs 21', { input: 'a', top_logprobs: 21 }, 'top_logprobs', /an integer from 0 to 20/),
   invalid('top_logprobs -1', { input: 'a', top_logprobs: -1 }, 'top_logprobs', /an integer from 0 to 20/),
-  invalid('stride 0', { input: 'a', stride: 0 }, 'stride', /an integer of at least 1/),
+  invalid('stride 0', { input: 'a', stride: 0 }, 'stride', /an integer from 1 to 16, not 0/),
+  invalid('min_steps 0', { input: 'a', min_steps: 0 }, 'min_steps', /an integer from 1 to 8, not 0/),
+  invalid(
+    'a span below 0',
+    { input: 'a', model: 'span-lm-bytes', span_max: -1 },
+    'span_max',
+    /an integer from 0 to 64, not -1/,
+  ),
   invalid(
     'stride of the context',
     { input: 'a', stride: 17 },
@@ -98,7 +110,7 @@ const CASES: readonly Case[] = [
     body: { input: 'a', model: 'gpt' },
     code: 'UNKNOWN_MODEL',
     param: 'model',
-    says: /use one of fake/,
+    says: /use one of fake, span-lm-bytes$/,
   },
   { name: 'empty body', body: '', code: 'MALFORMED_JSON', param: null, says: /the body is empty: send/ },
   { name: 'half a body', body: '{"input":', code: 'MALFORMED_JSON', param: null, says: /it ends too early/ },
@@ -209,8 +221,18 @@ test('a charset of UTF-8 is accepted however it is spelt', async () => {
 test('a body without a content type: 415; no body at all: 422', async () => {
   const withBody = await server.app.inject({ method: 'POST', url: '/v1/score', payload: Buffer.from('{"input":"a"}') });
   assert.equal(withBody.statusCode, 415, withBody.body);
+  assert.match(
+    withBody.json().error.message,
+    /^a body without Content-Type .* \(-H 'content-type: application\/json'\)$/,
+  );
   const without = await server.app.inject({ method: 'POST', url: '/v1/score' });
   assert.equal(without.statusCode, 422, without.body);
+});
+
+test('who looks for chat is told of completions', async () => {
+  const reply = await server.app.inject({ method: 'POST', url: '/v1/chat/completions', payload: { messages: [] } });
+  assert.equal(reply.statusCode, 404);
+  assert.match(reply.json().error.message, /do not chat: use POST \/v1\/completions/);
 });
 
 test('a wrong method: 405 with Allow; an unknown path: 404; both in the one shape', async () => {

@@ -25,7 +25,7 @@ const CASES: readonly Case[] = [
   ],
   ['length_penalty -1', { input: 'a', length_penalty: -1 }, 'length_penalty', /a number from 0 to 5/],
   ['length_penalty 6', { input: 'a', length_penalty: 6 }, 'length_penalty', /a number from 0 to 5/],
-  ['max_new_tokens 0', { input: 'a', max_new_tokens: 0 }, 'max_new_tokens', /an integer of at least 1/],
+  ['max_new_tokens 0', { input: 'a', max_new_tokens: 0 }, 'max_new_tokens', /an integer from 1 to 128, not 0/],
   [
     'max_new_tokens 129',
     { input: 'a', max_new_tokens: 129 },
@@ -83,7 +83,7 @@ const CASES: readonly Case[] = [
     'model',
     /'fake' scores text \(POST \/v1\/score\); to translate, use one of fake-mt/,
   ],
-  ['unknown model', { input: 'a', model: 'gpt' }, 'model', /use one of fake, fake-mt/, 'UNKNOWN_MODEL'],
+  ['unknown model', { input: 'a', model: 'gpt' }, 'model', /use one of fake-mt$/, 'UNKNOWN_MODEL'],
   ['a text too long', { input: ['a', 'é'.repeat(6e5)] }, 'input[1]', /--text-bytes-max/, 'PAYLOAD_TOO_LARGE'],
   ['null body', 'null', null, /the body must be a JSON object with the field input: a text or a list of texts/],
   ['half a body', '{"input":', null, /ends too early/, 'MALFORMED_JSON'],

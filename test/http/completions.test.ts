@@ -309,12 +309,23 @@ const BAD: readonly (readonly [string, object | string, string | null, RegExp, E
   ['too many choices', { prompt: new Array(100).fill('a'), n: 16 }, 'prompt', /1600 texts, at most 1024/],
   ['n 17', { prompt: 'a', n: 17 }, 'n', /from 1 to 16/],
   ['max_tokens -1', { prompt: 'a', max_tokens: -1 }, 'max_tokens', /at least 0/],
-  ['a prompt beyond the context', { prompt: 'a'.repeat(18) }, 'prompt', /18 tokens.*17 tokens; shorten/],
+  [
+    'a prompt beyond the context',
+    { prompt: 'a'.repeat(18) },
+    'prompt',
+    /18 tokens, more than .* 17 tokens; shorten the prompt$/,
+  ],
   [
     'prompt and max_tokens beyond the context',
     { prompt: 'a'.repeat(10), max_tokens: 8 },
     'max_tokens',
     /lower max_tokens/,
+  ],
+  [
+    'a prompt beyond the context that is only scored',
+    { prompt: 'a'.repeat(18), max_tokens: 0, echo: true, logprobs: 1 },
+    'prompt',
+    /score it with POST \/v1\/score/,
   ],
   ['temperature 3', { prompt: 'a', temperature: 3 }, 'temperature', /a number from 0 to 2/],
   ['top_p 0', { prompt: 'a', top_p: 0 }, 'top_p', /above 0 and at most 1/],
@@ -360,8 +371,8 @@ const BAD: readonly (readonly [string, object | string, string | null, RegExp, E
     /from 0 to 64 .*, not 1000000000/,
   ],
   ['max_steps 9', { prompt: 'a', max_steps: 9 }, 'max_steps', /from 1 to 8/],
-  ['a translator', { prompt: 'a', model: 'fake-mt' }, 'model', /to score, use one of fake/],
-  ['an unknown model', { prompt: 'a', model: 'none' }, 'model', /use one of fake/, 'UNKNOWN_MODEL'],
+  ['a translator', { prompt: 'a', model: 'fake-mt' }, 'model', /to continue text, use one of fake/],
+  ['an unknown model', { prompt: 'a', model: 'none' }, 'model', /use one of fake, span-lm-bytes$/, 'UNKNOWN_MODEL'],
   ['no JSON', '{', null, /not valid JSON/, 'MALFORMED_JSON'],
   ['a list', [], null, /the body must be a JSON object with the field prompt/],
 ];
@@ -476,6 +487,8 @@ test('tokenize and detokenize: the names of special tokens are single ids, and a
   const bad = await post({ tokens: [999] }, '/detokenize');
   assert.equal(bad.statusCode, 400);
   assert.match(bad.json().error.message, /tokens holds the token id 999/);
+  const translator = await post({ prompt: 'a', model: 'fake-mt' }, '/tokenize');
+  assert.match(translator.json().error.message, /to tokenize, use one of fake, span-lm-bytes/);
   assert.match((await post({}, '/tokenize')).json().error.message, /prompt is required: a text/);
 });
 

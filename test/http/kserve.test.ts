@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict';
 import { after, before, test } from 'node:test';
 import { deflateSync, gunzipSync, gzipSync, inflateSync } from 'node:zlib';
-import { ERRORS, type ErrorCode } from '../../src/errors.js';
+import { ERRORS, type ErrorCode, ServerError } from '../../src/errors.js';
 import { type FakeServer, fakeServer } from '../fakes.js';
 
 let server: FakeServer;
@@ -266,8 +266,43 @@ const BAD: readonly (readonly [string, () => ReturnType<typeof post>, ErrorCode,
   ['an empty body', () => post(''), 'MALFORMED_JSON', /correct it/],
   ['no JSON', () => post('{"inputs":'), 'MALFORMED_JSON', /ends too early/],
   ['no inputs', () => post({}), 'INVALID_REQUEST', /inputs/],
-  ['a list', () => post([]), 'INVALID_REQUEST', /the body must be object/],
-  ['a shape that is none', () => post(given({ shape: [-1] })), 'INVALID_REQUEST', /inputs\.0\.shape\.0 must be >= 0/],
+  [
+    'a list',
+    () => post([]),
+    'INVALID_REQUEST',
+    /the body must be a JSON object with inputs: a list of tensors, each like \{/,
+  ],
+  [
+    'a shape that is none',
+    () => post(given({ shape: [-1] })),
+    'INVALID_REQUEST',
+    /inputs\.0\.shape\.0 must be an integer from 0 to 2147483648/,
+  ],
+  ['no inputs', () => post({}), 'INVALID_REQUEST', /inputs is required: a list of 1 to 32 tensors, each like \{"name"/],
+  [
+    'an empty list of inputs',
+    () => post({ inputs: [] }),
+    'INVALID_REQUEST',
+    /inputs must be a list of 1 to 32 tensors/,
+  ],
+  [
+    'inputs that are no list',
+    () => post({ inputs: 'a' }),
+    'INVALID_REQUEST',
+    /inputs must be a list of 1 to 32 tensors/,
+  ],
+  [
+    'a tensor without a shape',
+    () => post(given({ shape: undefined })),
+    'INVALID_REQUEST',
+    /inputs\.0\.shape is required: a list/,
+  ],
+  [
+    'a parameter that is a list',
+    () => post({ ...given({}), parameters: { max_steps: [1] } }),
+    'INVALID_REQUEST',
+    /parameters\.max_steps must be a text, a number/,
+  ],
   ['a shape that does not fit', () => post(given({ shape: [2] })), 'INVALID_REQUEST', /2 elements, but there are 1/],
   ['an unknown input', () => post(given({ name: 'texts' })), 'INVALID_REQUEST', /input 'texts': did you mean text\?/],
   [
@@ -362,7 +397,12 @@ const BAD: readonly (readonly [string, () => ReturnType<typeof post>, ErrorCode,
     'INVALID_REQUEST',
     /end within an element/,
   ],
-  ['bytes that are not UTF-8', () => post(...binary(5, Buffer.from([1, 0, 0, 0, 0xff]))), 'MALFORMED_JSON', /UTF-8/],
+  [
+    'bytes that are not UTF-8',
+    () => post(...binary(5, Buffer.from([1, 0, 0, 0, 0xff]))),
+    'INVALID_REQUEST',
+    /text\[0\].*UTF-8/,
+  ],
   [
     'half a number',
     () => post(...binary(5, Buffer.alloc(5), { name: 'input_ids', datatype: 'INT32' })),
@@ -408,6 +448,16 @@ for (const [name, send, code, says] of BAD) {
     assert.match(reply.json().error, says);
   });
 }
+
+test('a request that is late is told of the field that this protocol has', async (t) => {
+  const own = await fakeServer();
+  t.after(() => own.app.close());
+  own.engine.failWith(
+    new ServerError('DEADLINE_EXCEEDED', 'the deadline passed: ask for less text or raise deadline_ms'),
+  );
+  const reply = await own.app.inject({ method: 'POST', url: '/v2/models/fake/infer', payload: given({}) });
+  assert.equal(reply.json().error, 'the deadline passed: ask for less text or raise timeout');
+});
 
 test('what failed holds nothing afterwards', async () => {
   assert.equal(server.admission.requestsInWork, 0);

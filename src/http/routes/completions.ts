@@ -44,7 +44,7 @@ export function completionRoutes(app: App, deps: AppDeps, models: ModelTable): v
     },
     async (request, reply) => {
       const { body, exit } = request;
-      const model = modelFor('score', models, body.model);
+      const model = modelFor('score', models, body.model, 'continue text');
       const tokenizer = tokenizerOf(tokenizers, model);
       const settings = completionSettings(body, model, config);
       exit.hold(admission.takeRequest());

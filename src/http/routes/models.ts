@@ -1,16 +1,10 @@
-import { BEAM_MAX, type Config } from '../../config.js';
+import type { Config } from '../../config.js';
 import { laneCacheBytes, meanSpan } from '../../engine/span-keys.js';
 import type { ModelDescription, SpanDescription } from '../../models/description.js';
 import type { App, AppDeps } from '../deps.js';
+import { limitsOf } from '../field-limits.js';
 import { contextOf, type ModelTable, modelNamed } from '../model-table.js';
-import {
-  ErrorReply,
-  type ModelDetail,
-  ModelDetail as ModelDetailSchema,
-  ModelList,
-  ModelParams,
-  TOP_LOGPROBS_MAX,
-} from '../schemas.js';
+import { ErrorReply, type ModelDetail, ModelDetail as ModelDetailSchema, ModelList, ModelParams } from '../schemas.js';
 
 /** `GET /v1/models` in the shape that OpenAI's clients read, with what is particular to these models beside it. */
 export function modelRoutes(app: App, { config }: AppDeps, models: ModelTable): void {
@@ -67,29 +61,4 @@ function spanOf(span: SpanDescription, { spanBlockTokens }: Config): NonNullable
     block_tokens: spanBlockTokens,
     cache_bytes: laneCacheBytes(span, spanBlockTokens),
   };
-}
-
-function limitsOf({ task, contextTokens, maxSteps, span }: ModelDescription, config: Config): Record<string, number> {
-  const { inputsMax, textBytesMax, deadlineMsMax } = config;
-  if (span !== undefined) {
-    const { bodyBytesMax, sessionsMax, sessionIdleMsMax } = config;
-    return {
-      inputs: inputsMax,
-      text_bytes: bodyBytesMax,
-      deadline_ms: deadlineMsMax,
-      top_logprobs: TOP_LOGPROBS_MAX,
-      span_max: span.spanMax,
-      sessions: sessionsMax,
-      session_idle_ms: sessionIdleMsMax,
-    };
-  }
-  const common = { inputs: inputsMax, text_bytes: textBytesMax, max_steps: maxSteps, deadline_ms: deadlineMsMax };
-  switch (task) {
-    case 'score':
-      return { ...common, top_logprobs: TOP_LOGPROBS_MAX, stride: contextTokens - 1 };
-    case 'translate':
-      return { ...common, beam: BEAM_MAX, alternatives: BEAM_MAX - 1, max_new_tokens: contextTokens };
-    default:
-      return task satisfies never;
-  }
 }

@@ -14,6 +14,8 @@ import { decodeWithSpecials, encodeWithSpecials, specialTokens } from '../specia
 import { tokenizerOf } from '../tokenizers.js';
 
 const tags = ['OpenAI'];
+/** Texts to translate are split into sentences first: a count of their tokens would not say what fits. */
+const ABILITY = 'tokenize';
 const errors = { '4xx': ErrorReply, '5xx': ErrorReply };
 
 /** vLLM's tokenizer paths, which lm-evaluation-harness uses when it is given no tokenizer of its own. */
@@ -29,7 +31,7 @@ export function tokenizeRoutes(app: App, deps: AppDeps, models: ModelTable): voi
       onRequest,
     },
     async ({ body, exit }) => {
-      const model = modelFor('score', models, body.model);
+      const model = modelFor('score', models, body.model, ABILITY);
       const tokenizer = tokenizerOf(tokenizers, model);
       checkText(body.prompt, 'prompt', config);
       exit.hold(admission.takeRequest());
@@ -51,7 +53,7 @@ export function tokenizeRoutes(app: App, deps: AppDeps, models: ModelTable): voi
       onRequest,
     },
     async ({ body, exit }) => {
-      const model = modelFor('score', models, body.model);
+      const model = modelFor('score', models, body.model, ABILITY);
       const tokenizer = tokenizerOf(tokenizers, model);
       if (body.tokens.length === 0) return { prompt: '' };
       readInputs(body.tokens, { ...config, vocabularySize: model.vocabularySize }, 'tokens');
@@ -70,7 +72,7 @@ export function tokenizeRoutes(app: App, deps: AppDeps, models: ModelTable): voi
       },
     },
     async ({ query }) => {
-      const model = modelFor('score', models, query.model);
+      const model = modelFor('score', models, query.model, ABILITY);
       const tokenizer = tokenizerOf(tokenizers, model);
       const { bos, eos } = specialTokens(tokenizer, model);
       return {
