@@ -309,7 +309,9 @@ export function parseConfig(argv: readonly string[], env: Readonly<Record<string
       );
     }
     const value = inline ?? argv[++i];
-    if (value === undefined) throw new ConfigError(`${flag} needs a value: ${OPTIONS[name].allowed}`);
+    // What begins with -- is the next flag, unless it comes after =.
+    if (value === undefined || (inline === undefined && value.startsWith('--')))
+      throw new ConfigError(`${flag} needs a value: ${OPTIONS[name].allowed}`);
     values[name] = parseValue(name, value, flag);
   }
 

@@ -68,6 +68,7 @@ test('a value out of range names the option and what is allowed', () => {
   for (const value of ['', '-1', '1.5', '1e3', 'NaN', '0x10', ' 1']) refusal([`--port=${value}`]);
   assert.match(refusal(['--latency-buckets-ms', '1,-2']), /rising numbers above 0/);
   assert.match(refusal(['--port']), /--port needs a value/);
+  assert.match(refusal(['--models', '--port', '80']), /--models needs a value: a text/);
 });
 
 test('relations between options are checked, and the message says which flag to change', () => {

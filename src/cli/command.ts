@@ -83,7 +83,8 @@ export interface ParsedFlags<Kinds extends FlagKinds> {
 }
 
 /**
- * Flags are `--name value` or `--name=value`; what follows `--` is no flag, and `-` alone is none either.
+ * Flags are `--name value` or `--name=value`; what follows `--` is no flag, and `-` alone is none either. What begins with `--` is
+ * taken for the next flag, not for a value, unless it comes after `=`: a flag that lacks its value must not swallow another.
  * @throws UsageError
  */
 export function parseFlags<Kinds extends FlagKinds>(argv: readonly string[], kinds: Kinds): ParsedFlags<Kinds> {
@@ -115,7 +116,7 @@ export function parseFlags<Kinds extends FlagKinds>(argv: readonly string[], kin
       continue;
     }
     const value = equals < 0 ? argv[++i] : argument.slice(equals + 1);
-    if (value === undefined) throw new UsageError(`${flag} needs a value`);
+    if (value === undefined || (equals < 0 && value.startsWith('--'))) throw new UsageError(`${flag} needs a value`);
     if (kind === 'value') values[name] = value;
     else serverOptions.push(`${flag}=${value}`);
   }
