@@ -4,8 +4,8 @@
  * thread stays responsive meanwhile, and what memory does. Client and server must agree on every request and every token.
  */
 import { describeMachine } from '../src/cli/bench-machine.js';
-import { loadScorer } from '../src/cli/bench-model.js';
 import { goldenText } from '../src/cli/bench-sequences.js';
+import { chooseModel, MEASURED } from '../src/cli/choose-model.js';
 import {
   CommandError,
   type CommandIo,
@@ -21,6 +21,7 @@ import {
 import { readText } from '../src/cli/read-text.js';
 import { parseConfig } from '../src/config.js';
 import type { ModelDescription } from '../src/models/description.js';
+import { loadModels } from '../src/models/registry.js';
 import { loadTokenizer } from '../src/tokenize/tokenizer.js';
 import type { Piece } from './closed-load.js';
 import { fill } from './closed-memory.js';
@@ -73,7 +74,7 @@ export function run(argv: string[], io: CommandIo, stop: AbortSignal = new Abort
     if (positionals.length > 0) throw new UsageError(`unexpected argument ${positionals[0]}`);
     const options = optionsOf(values);
     const config = parseConfig(serverOptions, process.env);
-    const model = await loadScorer(config, values.model);
+    const model = await chooseModel(config, values.model, MEASURED, loadModels);
     const pieces = await cutPieces(model, options, io);
     const server = options.url === null ? await startServer(serverOptions) : runningServer(options.url);
     try {

@@ -6,14 +6,14 @@ import { type Config, parseConfig } from '../config.js';
 import { startEngine } from '../engine/start.js';
 import type { ModelDescription } from '../models/description.js';
 import type { Manifest } from '../models/manifest.js';
-import { packageFacts } from '../models/registry.js';
+import { loadModels, packageFacts } from '../models/registry.js';
 import { loadTokenizer } from '../tokenize/tokenizer.js';
 import { nodeLoopBaselines, pytorchBaseline } from './bench-baselines.js';
 import { describeMachine } from './bench-machine.js';
-import { loadScorer } from './bench-model.js';
 import { renderReport, reportOf } from './bench-report.js';
 import { type Baseline, measureRounds } from './bench-rounds.js';
 import { equalSequences, goldenIds, mixedSequences } from './bench-sequences.js';
+import { chooseModel, MEASURED } from './choose-model.js';
 import {
   CommandError,
   type CommandIo,
@@ -25,7 +25,7 @@ import {
   UsageError,
   write,
 } from './command.js';
-import { readText } from './read-text.js';
+import { assertReadable, readText, shownName } from './read-text.js';
 
 const FLAGS = {
   model: 'value',
@@ -45,7 +45,7 @@ export const USAGE = `Usage: ponder-serve bench [FILE|-] [options]
 Measures tokens per second with adaptive depth against full depth, both in every round, on the text of FILE or, without
 one, on the package's own examples.
 
-  --model NAME       package to use; may be left out when one of them scores text
+  --model NAME       package to use (default: the only one that scores text by depth)
   --length N         tokens of a sequence (default: 128)
   --sequences N      sequences of a round (default: 64)
   --rounds N         rounds; medians are quoted (default: 5)
@@ -88,7 +88,8 @@ export function run(
     if (more.length > 0) throw new UsageError(`one FILE at a time, not also ${more.join(' ')}`);
     const options = optionsOf(values, file);
     const config = { ...parseConfig(serverOptions, env), ...UNLIMITED };
-    const model = await loadScorer(config, values.model);
+    if (file !== null) await assertReadable(file);
+    const model = await chooseModel(config, values.model, MEASURED, loadModels);
     const { manifest } = await packageFacts(config.models, model.id);
     if (options.length > model.contextTokens - 1) {
       throw new UsageError(
@@ -177,7 +178,7 @@ async function bench(
 async function idsOf(file: string | null, model: ModelDescription, io: CommandIo): Promise<Int32Array> {
   if (file === null) return goldenIds(model.folder);
   const { ids } = await (await loadTokenizer(model.folder)).encode(await readText(file, io.stdin));
-  if (ids.length === 0) throw new CommandError(`${file} is empty: there is nothing to score`);
+  if (ids.length === 0) throw new CommandError(`${shownName(file)} is empty: there is nothing to score`);
   return ids;
 }
 

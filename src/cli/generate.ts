@@ -29,7 +29,7 @@ import {
   UsageError,
   write,
 } from './command.js';
-import { readText } from './read-text.js';
+import { assertReadable, readText } from './read-text.js';
 import { Speaker } from './speaker.js';
 
 const FLAGS = {
@@ -59,7 +59,7 @@ export const USAGE = `Usage: ponder-serve generate PROMPT [options]
 
 Continues a text, and writes what the model says as it says it.
 
-  --model NAME       package to use; may be left out when there is one that can
+  --model NAME       package to use (default: the only one that continues texts, or the only one of those without attention spans)
   --file FILE        read the prompt from there, or from standard input if it is -
   --max-tokens N     new tokens at most (default: ${MAX_TOKENS_DEFAULT}, or what the context has room for)
   --temperature X    0 takes the best token each time, more is more varied, up to 2 (default: 0)
@@ -115,6 +115,7 @@ export function run(
     }
     const body = bodyOf(values);
     const config = parseConfig(serverOptions, world.env);
+    if (values.file !== undefined) await assertReadable(values.file);
     const model = await chooseModel(config, values.model, ABILITY, world.loadModels);
     const settings = settingsFor(model, body, config);
     const prompt = text ?? (await readText(values.file as string, io.stdin));

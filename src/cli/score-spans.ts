@@ -12,6 +12,7 @@ import { SpanSums, spanResult, spanUsage, type TextLength } from '../http/span-s
 import type { ModelDescription, SpanDescription } from '../models/description.js';
 import type { Encoded, Tokenizer } from '../tokenize/types.js';
 import { CommandError } from './command.js';
+import { cannotRead, shownName } from './read-text.js';
 import type { FileText } from './score-texts.js';
 
 /** Read and scored at a time: many blocks, so that the engine seldom waits for the next piece. */
@@ -56,7 +57,7 @@ export async function scoreFile(
     ]);
     tokens += piece.length;
   }
-  if (tokens === 0) throw new CommandError(`${file} is empty: there is nothing to score`);
+  if (tokens === 0) throw new CommandError(`${shownName(file)} is empty: there is nothing to score`);
   // What a reply needs of a text: its length in tokens, which are bytes.
   const encoded = { ids: { length: tokens }, bytes: tokens };
   return replyOf(scorer, [{ index: 0, encoded, sums, uncapped }], monotonicMs() - startedAtMs);
@@ -85,7 +86,6 @@ async function scorePiece(
 }
 
 async function* piecesOf(file: string, stdin: NodeJS.ReadableStream): AsyncGenerator<Uint8Array> {
-  const shown = file === '-' ? 'standard input' : file;
   try {
     const source = file === '-' ? stdin : createReadStream(file, { highWaterMark: PIECE_BYTES });
     for await (const chunk of source) {
@@ -95,7 +95,7 @@ async function* piecesOf(file: string, stdin: NodeJS.ReadableStream): AsyncGener
   } catch (error) {
     const { code } = error as NodeJS.ErrnoException;
     if (code === undefined) throw error;
-    throw new CommandError(`cannot read ${shown} (${code}): check the path`);
+    throw cannotRead(file, code);
   }
 }
 

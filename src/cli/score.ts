@@ -14,6 +14,7 @@ import { spanSettings } from '../http/span-settings.js';
 import type { ModelDescription } from '../models/description.js';
 import { loadModels } from '../models/registry.js';
 import { loadTokenizer } from '../tokenize/tokenizer.js';
+import { chooseModel } from './choose-model.js';
 import {
   CommandError,
   type CommandIo,
@@ -28,7 +29,7 @@ import {
 } from './command.js';
 import { colourDepth, renderHeatmap, renderLegend } from './heatmap.js';
 import { Progress } from './progress.js';
-import { readText } from './read-text.js';
+import { assertReadable, readText, shownName } from './read-text.js';
 import { renderLines, renderSummary } from './score-report.js';
 import { type SpanModel, scoreFile, scoreLines } from './score-spans.js';
 import {
@@ -57,12 +58,14 @@ const FLAGS = {
 } as const;
 type Flags = ParsedFlags<typeof FLAGS>['values'];
 
+const ABILITY = { task: 'score', does: 'scores text', doesNot: 'does not score text' } as const;
+
 export const USAGE = `Usage: ponder-serve score FILE|- [options]
 
 Scores a text: log-probability, bits per byte and perplexity, and the depth that each token took or how far its heads looked
 back. A model with attention spans reads a file of any length piece by piece.
 
-  --model NAME       package to use; may be left out when there is one
+  --model NAME       package to use (default: the only one that scores text, or the only one of those without attention spans)
   --max-steps N      step at which every position that still runs is stopped (default: the model's maximum)
   --min-steps N      no position halts before this step (default: 1)
   --threshold X      halting sum above which a position halts, above 0 and up to 1 (default: the model's)
@@ -102,7 +105,8 @@ export function run(
     }
     const body = budgetOf(values);
     const config = parseConfig(serverOptions, world.env);
-    const model = await chooseModel(config, values.model, world);
+    await assertReadable(file);
+    const model = await chooseModel(config, values.model, ABILITY, world.loadModels);
     if (model.span !== undefined) {
       await scoreWithSpans({ file, model: { ...model, span: model.span }, config, body, values, stop }, io, world);
       return EXIT.ok;
@@ -134,30 +138,6 @@ function thresholdFlag(value: string | undefined): number | undefined {
   const threshold = /^(\d+\.?\d*|\.\d+)(e-?\d+)?$/.test(value) ? Number(value) : Number.NaN;
   if (threshold > 0 && threshold <= 1) return threshold;
   throw new UsageError(`--threshold must be a number above 0 and up to 1, not '${value}'`);
-}
-
-async function chooseModel(
-  config: Config,
-  name: string | undefined,
-  world: ScoreDependencies,
-): Promise<ModelDescription> {
-  const chosen = name !== undefined ? [name] : config.modelList.length > 0 ? config.modelList : null;
-  const { models, refused } = await world.loadModels({
-    folder: config.models,
-    only: chosen,
-    precision: config.precision,
-  });
-  const [model, ...others] = models;
-  if (model !== undefined && others.length === 0) return model;
-  if (model !== undefined) {
-    throw new UsageError(`which model? Choose one with --model: ${models.map(({ id }) => id).join(', ')}`);
-  }
-  const [bad] = refused;
-  throw new CommandError(
-    bad === undefined
-      ? `no model packages in ${config.models}: set --models`
-      : refused.map(({ id, reason }) => `cannot use ${id}: ${reason}`).join('; '),
-  );
 }
 
 /** A budget that the model can't serve is a mistake on the command line. */
@@ -244,7 +224,7 @@ function splitTexts(text: string, file: string, byLine: boolean): FileText[] {
     ? text.split(/\r?\n/).map((line, index) => ({ index, text: line, param: `line ${index + 1}` }))
     : [{ index: 0, text, param: file }];
   const filled = inputs.filter((input) => input.text !== '');
-  if (filled.length === 0) throw new CommandError(`${file} is empty: there is nothing to score`);
+  if (filled.length === 0) throw new CommandError(`${shownName(file)} is empty: there is nothing to score`);
   return filled;
 }
 

@@ -57,7 +57,7 @@ export const USAGE = `Usage: ponder-serve translate FILE|- [options]
 
 Translates a text sentence by sentence; white space, line breaks and what is no language stay as they are.
 
-  --model NAME          package to use; may be left out when there is one that translates
+  --model NAME          package to use (default: the only one that translates)
   --beam N              hypotheses searched at a time, 1 to ${BEAM_MAX} (default: 1, greedy)
   --alternatives N      further translations of each sentence in --jsonl, below --beam (default: 0)
   --length-penalty X    a hypothesis scores its log-probability over length^X (default: 1)

@@ -7,11 +7,12 @@ import { type Config, parseConfig } from '../config.js';
 import type { Budget } from '../engine/protocol.js';
 import { startEngine } from '../engine/start.js';
 import type { ModelDescription } from '../models/description.js';
+import { loadModels } from '../models/registry.js';
 import { loadTokenizer } from '../tokenize/tokenizer.js';
 import { measureEngine } from './bench-engine.js';
 import { describeMachine } from './bench-machine.js';
-import { loadScorer } from './bench-model.js';
 import { goldenText } from './bench-sequences.js';
+import { chooseModel, MEASURED } from './choose-model.js';
 import {
   CommandError,
   type CommandIo,
@@ -25,7 +26,7 @@ import {
 } from './command.js';
 import { linePlot } from './plot.js';
 import { Progress } from './progress.js';
-import { readText } from './read-text.js';
+import { assertReadable, readText } from './read-text.js';
 import { table } from './terminal.js';
 
 const FLAGS = { model: 'value', tokens: 'value', loss: 'value', svg: 'value', json: 'switch', help: 'switch' } as const;
@@ -34,7 +35,7 @@ export const USAGE = `Usage: ponder-serve tune [FILE|-] [options]
 
 Scores the text of FILE, or the package's own examples, under each max_steps and several thresholds, and recommends settings.
 
-  --model NAME   package to use; may be left out when one of them scores text
+  --model NAME   package to use (default: the only one that scores text by depth)
   --tokens N     tokens of the text to score (default: 4096)
   --loss PCT     bits per byte that may be lost, in percent of the model's own (default: 1)
   --svg FILE     draw the curve
@@ -77,7 +78,8 @@ export function run(
     if (more.length > 0) throw new UsageError(`one FILE at a time, not also ${more.join(' ')}`);
     const loss = lossFlag(values.loss);
     const config = { ...parseConfig(serverOptions, env), ...UNLIMITED };
-    const model = await loadScorer(config, values.model);
+    if (file !== null) await assertReadable(file);
+    const model = await chooseModel(config, values.model, MEASURED, loadModels);
     const text = file === null ? await goldenText(model.folder) : await readText(file, io.stdin);
     const measured = await measure(model, text, countFlag('tokens', values.tokens) ?? 4096, config, io, stop);
     const recommended = recommend(measured, loss);

@@ -6,7 +6,8 @@ import { type TestContext, test } from 'node:test';
 import { run, type ScoreDependencies } from '../../src/cli/score.js';
 import { ServerError } from '../../src/errors.js';
 import type { ScoreReply } from '../../src/http/schemas.js';
-import { ByteTokenizer, describeModel, FakeEngine } from '../fakes.js';
+import { describeSpanModel } from '../fake-span.js';
+import { ByteTokenizer, describeModel, describeTranslator, FakeEngine } from '../fakes.js';
 import { type RecordedIo, recordedIo } from './streams.js';
 
 const NEVER = new AbortController().signal;
@@ -120,6 +121,8 @@ for (const [argv, message] of [
   [['-', '--json=1'], /--json takes no value/],
   [['-', '--json', '--heatmap'], /exclude each other/],
   [['-', '--max-steps'], /--max-steps needs a value/],
+  [['--max-steps', '--model', 'ut-lm-en', 'x.txt'], /--max-steps needs a value/],
+  [['-', '--threads', '--json'], /--threads needs a value/],
   [['-', '--max-steps', '0'], /--max-steps must be an integer of at least 1, not '0'/],
   [['-', '--max-steps', '9'], /--max-steps must be an integer from 1 to 8 \(the model's maximum\), not 9/],
   [['-', '--min-steps', '3', '--max-steps', '2'], /--min-steps must be an integer from 1 to 2 \(--max-steps\), not 3/],
@@ -138,7 +141,7 @@ for (const [argv, message] of [
 }
 
 for (const [what, stdin, message] of [
-  ['an empty text', '', /- is empty: there is nothing to score/],
+  ['an empty text', '', /: standard input is empty: there is nothing to score/],
   ['invalid UTF-8', Buffer.from([0x61, 0xff]), /standard input is not valid UTF-8: convert it first/],
   ['half a character', Buffer.from('🙂').subarray(0, 3), /not valid UTF-8/],
 ] as const) {
@@ -162,11 +165,31 @@ test('a file that cannot be read is named', async (t) => {
   }
 });
 
+test('a file that is not there is told of before any model is asked for', async () => {
+  const loadModels = () => assert.fail('no model is needed yet');
+  const { code, io } = await score(['nope.txt'], { world: fakeWorld(undefined, { loadModels }) });
+  assert.equal(code, 1);
+  assert.equal(io.stderr.text, 'ponder-serve score: cannot read nope.txt (ENOENT): check the path\n');
+});
+
+test('without --model it is the one that the server would take: of those that score, the one without spans', async () => {
+  const models = [describeSpanModel(), describeModel({ id: 'depth' }), describeTranslator({ id: 'mt' })];
+  const load = async () => ({ models, refused: [] });
+  const world = fakeWorld(new FakeEngine(models.slice(1, 2)), { loadModels: load });
+  const { code, io } = await score(['-'], { stdin: 'a', world });
+  assert.equal(code, 0, io.stderr.text);
+  assert.match(io.stdout.text, /^model +depth /m);
+  const translator = fakeWorld(undefined, { loadModels: async () => ({ models: models.slice(2), refused: [] }) });
+  const named = await score(['-', '--model', 'mt'], { stdin: 'a', world: translator });
+  assert.equal(named.code, 2);
+  assert.match(named.io.stderr.text, /mt does not score text: choose another --model, or leave it out/);
+});
+
 test('models: none, refused, several, or one that the engine cannot start', async () => {
   const noModel = fakeWorld(undefined, { loadModels: async () => ({ models: [], refused: [] }) });
   assert.match(
     (await score(['-'], { stdin: 'a', world: noModel })).io.stderr.text,
-    /no model packages in .*: set --models/,
+    /no model package that scores text in .*: set --models/,
   );
   const refused = [{ id: 'bad', reason: 'weights.bin: is missing: re-export or restore it' }];
   const onlyRefused = fakeWorld(undefined, { loadModels: async () => ({ models: [], refused }) });
