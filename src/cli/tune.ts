@@ -1,6 +1,7 @@
 /**
  * `ponder-serve tune`: what a package's quality costs. The same text is scored under each setting of `max_steps` and `threshold`; the
- * curve shows what each gives and takes, and the cheapest one within the loss that is allowed is recommended.
+ * curve shows what each gives and takes, and the cheapest one within the loss that is allowed is recommended; so is a floor of steps for
+ * requests of quality adaptive, which lowers `max_steps` and nothing else.
  */
 import { writeFile } from 'node:fs/promises';
 import { type Config, parseConfig } from '../config.js';
@@ -84,11 +85,16 @@ export function run(
     const measured = await measure(model, text, countFlag('tokens', values.tokens) ?? 4096, config, io, stop);
     const recommended = recommend(measured, loss);
     if (values.svg !== undefined) await writeFile(values.svg, curve(model.id, measured));
-    const result = { machine: await describeMachine(), model: model.id, loss, settings: measured, recommended };
-    await write(
-      io.stdout,
-      values.json !== undefined ? `${JSON.stringify(result, null, 2)}\n` : render(measured, recommended, loss),
-    );
+    const qualityStepsMin = recommendFloor(measured, loss);
+    const result = {
+      machine: await describeMachine(),
+      model: model.id,
+      loss,
+      settings: measured,
+      recommended,
+      qualityStepsMin,
+    };
+    await write(io.stdout, values.json !== undefined ? `${JSON.stringify(result, null, 2)}\n` : render(result));
     return EXIT.ok;
   });
 }
@@ -155,17 +161,37 @@ async function measure(
   }
 }
 
-/** The cheapest setting that loses at most so many percent of the model's own bits per byte. */
-export function recommend(measured: readonly Tuned[], lossPercent: number): Tuned {
-  const [own] = measured;
+/** The settings that lose at most so many percent of the model's own bits per byte; its own is the first of them. */
+function withinLoss(measured: readonly Tuned[], lossPercent: number): [own: Tuned, ...others: Tuned[]] {
+  const [own, ...others] = measured;
   if (own === undefined) throw new Error('nothing was measured');
   const worst = own.bitsPerByte * (1 + lossPercent / 100);
-  return measured
-    .filter(({ bitsPerByte }) => bitsPerByte <= worst)
-    .reduce((best, setting) => (setting.stepsPerToken < best.stepsPerToken ? setting : best), own);
+  return [own, ...others.filter(({ bitsPerByte }) => bitsPerByte <= worst)];
 }
 
-function render(measured: readonly Tuned[], recommended: Tuned, loss: number): string {
+/** The cheapest setting within the loss. */
+export function recommend(measured: readonly Tuned[], lossPercent: number): Tuned {
+  const within = withinLoss(measured, lossPercent);
+  const [own] = within;
+  return within.reduce((best, setting) => (setting.stepsPerToken < best.stepsPerToken ? setting : best), own);
+}
+
+/** The fewest steps within the loss at the model's own threshold; whether a threshold would be cheaper is no matter here. */
+export function recommendFloor(measured: readonly Tuned[], lossPercent: number): number {
+  const [own, ...others] = withinLoss(measured, lossPercent);
+  const capped = others.filter(({ budget }) => budget.threshold === own.budget.threshold);
+  return Math.min(own.budget.maxSteps, ...capped.map(({ budget }) => budget.maxSteps));
+}
+
+interface Tuning {
+  readonly settings: readonly Tuned[];
+  readonly recommended: Tuned;
+  readonly qualityStepsMin: number;
+  /** Percent. */
+  readonly loss: number;
+}
+
+export function render({ settings: measured, recommended, qualityStepsMin, loss }: Tuning): string {
   const own = measured[0] as Tuned;
   const rows = measured.map(({ name, bitsPerByte, stepsPerToken, tokensPerSecond }) => [
     name,
@@ -174,12 +200,11 @@ function render(measured: readonly Tuned[], recommended: Tuned, loss: number): s
     stepsPerToken.toFixed(2),
     tokensPerSecond.toFixed(0),
   ]);
-  const { maxSteps } = recommended.budget;
   return (
     table([['setting', 'bits/byte', 'lost', 'steps/token', 'tokens/s'], ...rows], [1, 2, 3, 4]) +
     `\nCheapest within ${loss} %: ${recommended.name}, ${recommended.stepsPerToken.toFixed(2)} of ` +
     `${own.stepsPerToken.toFixed(2)} steps a token. In a request: ${JSON.stringify(fieldsOf(recommended, own))}; ` +
-    `as the floor of quality adaptive: --quality-steps-min ${maxSteps}\n`
+    `as the floor of quality adaptive: --quality-steps-min ${qualityStepsMin}\n`
   );
 }
 

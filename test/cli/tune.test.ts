@@ -3,7 +3,7 @@ import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { test } from 'node:test';
-import { recommend, run, settingsOf, type Tuned } from '../../src/cli/tune.js';
+import { recommend, recommendFloor, render, run, settingsOf, type Tuned } from '../../src/cli/tune.js';
 import { recordedIo } from './streams.js';
 
 const NEVER = new AbortController().signal;
@@ -38,6 +38,30 @@ test('the cheapest within the loss is recommended; its own when nothing else is'
   assert.equal(recommend(measured, 1).name, 'b');
   assert.equal(recommend(measured, 0).name, 'own');
   assert.equal(recommend(measured, 50).name, 'c');
+});
+
+test('the floor of quality adaptive is the lowest cap within the loss, also where a threshold is cheaper', () => {
+  const tuned = (name: string, maxSteps: number, threshold: number, bitsPerByte: number, steps: number): Tuned => ({
+    name,
+    budget: { maxSteps, minSteps: 1, threshold },
+    bitsPerByte,
+    stepsPerToken: steps,
+    tokensPerSecond: 1,
+  });
+  const settings = [
+    tuned('own', 4, 0.9, 1, 3.5),
+    tuned('max_steps 3', 3, 0.9, 1.005, 3),
+    tuned('max_steps 2', 2, 0.9, 1.02, 2),
+    tuned('threshold 0.7', 4, 0.7, 1.008, 2.5),
+  ];
+  assert.equal(recommend(settings, 1).name, 'threshold 0.7');
+  assert.deepEqual(
+    [0, 1, 2].map((loss) => recommendFloor(settings, loss)),
+    [4, 3, 2],
+  );
+  const recommended = recommend(settings, 1);
+  const text = render({ settings, recommended, qualityStepsMin: recommendFloor(settings, 1), loss: 1 });
+  assert.match(text, /In a request: \{"threshold":0\.7\}; as the floor of quality adaptive: --quality-steps-min 3\n$/);
 });
 
 test('the shipped package: the curve falls and flattens, and is drawn', { timeout: 120_000 }, async (t) => {
