@@ -29,6 +29,7 @@ import {
   UsageError,
   write,
 } from './command.js';
+import { assertDepthsDiffer } from './heatmap.js';
 import { assertReadable, readText } from './read-text.js';
 import { Speaker } from './speaker.js';
 
@@ -117,6 +118,7 @@ export function run(
     const config = parseConfig(serverOptions, world.env);
     if (values.file !== undefined) await assertReadable(values.file);
     const model = await chooseModel(config, values.model, ABILITY, world.loadModels);
+    if (values.heatmap !== undefined) assertDepthsDiffer(model);
     const settings = settingsFor(model, body, config);
     const prompt = text ?? (await readText(values.file as string, io.stdin));
     await generate({ model, settings, config, prompt, values }, io, stop, world);

@@ -3,6 +3,8 @@
  * rises evenly, so it is read the same with any colour vision and in grey. Without colours each token is followed by its depth
  * in subscript digits.
  */
+import type { ModelDescription } from '../models/description.js';
+import { UsageError } from './command.js';
 import { printable } from './terminal.js';
 
 export type ColourDepth = 'none' | '256' | 'truecolor';
@@ -40,6 +42,12 @@ export function colourDepth(isTty: boolean, env: Readonly<Record<string, string 
   if (env.NO_COLOR) return 'none';
   if (!env.FORCE_COLOR && (!isTty || env.TERM === 'dumb')) return 'none';
   return env.COLORTERM === 'truecolor' || env.COLORTERM === '24bit' ? 'truecolor' : '256';
+}
+
+/** @throws UsageError for a model whose tokens all have the same depth: a scale of one step shows nothing */
+export function assertDepthsDiffer({ span }: Pick<ModelDescription, 'span'>): void {
+  if (span === undefined) return;
+  throw new UsageError('--heatmap shows depths, and this model has one depth for all tokens: leave it out');
 }
 
 export function renderHeatmap({ text, offsets, depths, maxSteps }: HeatmapInput, colours: ColourDepth): string {

@@ -27,7 +27,7 @@ import {
   UsageError,
   write,
 } from './command.js';
-import { colourDepth, renderHeatmap, renderLegend } from './heatmap.js';
+import { assertDepthsDiffer, colourDepth, renderHeatmap, renderLegend } from './heatmap.js';
 import { Progress } from './progress.js';
 import { assertReadable, readText, shownName } from './read-text.js';
 import { renderLines, renderSummary } from './score-report.js';
@@ -170,9 +170,7 @@ async function scoreWithSpans(
   io: CommandIo,
   world: ScoreDependencies,
 ): Promise<void> {
-  if (values.heatmap !== undefined) {
-    throw new UsageError('--heatmap shows depths, and this model has one depth for all tokens: leave it out');
-  }
+  if (values.heatmap !== undefined) assertDepthsDiffer(model);
   const settings = orUsageError(() => spanSettings({ input: '', ...body }, model, config, { headers: {}, key: null }));
   const [byLine, json] = [values.lines !== undefined, values.json !== undefined];
   const held = byLine || json ? splitTexts(await readText(file, io.stdin), file, byLine) : null;

@@ -192,11 +192,14 @@ function assertAnyServed(models: readonly ModelDescription[], refused: readonly 
   throw new CommandError(`no model to serve in ${config.models}${reasons ? ` (${reasons})` : ''}: check --models`);
 }
 
+/** A model as the log at start names it. */
+export function servedAs({ id, precision, maxSteps, span }: ModelDescription): string {
+  const adapts = span === undefined ? `up to ${maxSteps} steps` : `spans up to ${span.spanMax} keys`;
+  return `${id} (${precision}, ${adapts})`;
+}
+
 async function listen({ app, engine, keys }: Server, config: Config): Promise<void> {
-  const served = engine
-    .models()
-    .map(({ id, precision, maxSteps }) => `${id} (${precision}, up to ${maxSteps} steps)`)
-    .join(', ');
+  const served = engine.models().map(servedAs).join(', ');
   const { host, port } = config;
   try {
     await app.listen({ host, port, listenTextResolver: (address) => `ready at ${address}, serving ${served}` });

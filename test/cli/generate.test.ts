@@ -4,6 +4,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { test } from 'node:test';
 import { type GenerateWorld, run } from '../../src/cli/generate.js';
+import { describeSpanModel } from '../fake-span.js';
 import { ByteTokenizer, describeModel, describeTranslator, FakeEngine } from '../fakes.js';
 import { type RecordedIo, recordedIo } from './streams.js';
 
@@ -124,6 +125,13 @@ const mistakes: readonly [string, string[], number, RegExp, Partial<GenerateWorl
   ['too many steps', ['a', '--max-steps', '9'], 2, /--max-steps/],
   ['a span without spans', ['a', '--span-max', '9'], 2, /--span-max is for models with attention spans/],
   ['more tokens than the context', ['abc', '--max-tokens', '62'], 2, /--max-tokens is 62: together they exceed/],
+  [
+    'depths of a model that has none',
+    ['a', '--heatmap'],
+    2,
+    /--heatmap shows depths, and this model has one depth for all tokens: leave it out/,
+    { loadModels: async () => ({ models: [describeSpanModel()], refused: [] }) },
+  ],
   ['an unknown option', ['a', '--temprature', '1'], 2, /did you mean --temperature/i],
   ['several models', ['a'], 2, /which model\? .*a, b/, { loadModels: async () => ({ models: both, refused: [] }) }],
   [

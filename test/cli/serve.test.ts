@@ -4,8 +4,9 @@ import { type AddressInfo, createServer } from 'node:net';
 import { PassThrough } from 'node:stream';
 import { text } from 'node:stream/consumers';
 import { test } from 'node:test';
-import { run, type ServeDependencies } from '../../src/cli/serve.js';
+import { run, type ServeDependencies, servedAs } from '../../src/cli/serve.js';
 import type { RefusedModel } from '../../src/models/description.js';
+import { describeSpanModel } from '../fake-span.js';
 import { ByteTokenizer, describeModel, FakeEngine } from '../fakes.js';
 
 interface Outcome {
@@ -174,6 +175,11 @@ test('a package whose tokenizer is broken is refused by name, and the others ser
   assert.deepEqual(info.refused_models, [{ id: 'bad', reason: 'tokenizer.json: not BPE' }]);
   stop.abort();
   assert.equal((await served).code, 0);
+});
+
+test('the log at start tells of each model what adapts', () => {
+  assert.equal(servedAs(describeModel()), 'fake (int8, up to 8 steps)');
+  assert.match(servedAs(describeSpanModel({ id: 'span' })), /^span \(\w+, spans up to 64 keys\)$/);
 });
 
 test('--help lists the options and starts nothing', async () => {
