@@ -19,6 +19,10 @@ const FORMAT = 1;
 /** A power cut loses this much work at most. */
 const SYNC_MS = 1000;
 const WRITE_UNITS = 65_536;
+const SUFFIXES = { journal: '.part', temporary: '.tmp' } as const;
+
+/** What the names of the files that a run makes beside its output end in. */
+export const FILES_BESIDE: readonly string[] = Object.values(SUFFIXES);
 
 export interface JournalHeader {
   readonly input: { readonly sha256: string; readonly bytes: number };
@@ -54,7 +58,7 @@ export class Journal {
    * @throws CommandError when there is one of another input or of other settings, or it can't be written
    */
   static async open(output: string, header: JournalHeader): Promise<Journal> {
-    const path = `${output}.part`;
+    const path = output + SUFFIXES.journal;
     const found = await readJournal(path);
     if (found.header !== null) refuseOther(found.header, header, path);
     try {
@@ -110,7 +114,7 @@ export class Journal {
   /** Makes the output, line by line, and takes the journal away. `render` gets each line with its record. */
   async finish(render: (record: JournalRecord, line: string) => string, rest: string): Promise<void> {
     await this.close();
-    const temporary = `${this.output}.tmp`;
+    const temporary = this.output + SUFFIXES.temporary;
     try {
       const file = await open(temporary, 'w');
       let pending = '';

@@ -1,8 +1,9 @@
 /** Where the sentences of `translate` go: to standard output as they come, or to a file through a journal. */
+import { type BigIntStats, fstatSync, statSync } from 'node:fs';
 import type { DeliveredSentence } from '../translate/translate-stream.js';
 import type { TranslatedSentence } from '../translate/types.js';
-import { type CommandIo, write } from './command.js';
-import { Journal, type JournalHeader, type JournalRecord, jsonLine } from './translate-journal.js';
+import { type CommandIo, UsageError, write } from './command.js';
+import { FILES_BESIDE, Journal, type JournalHeader, type JournalRecord, jsonLine } from './translate-journal.js';
 
 export interface TranslateOutput {
   /** Sentences that an earlier run has done. */
@@ -24,6 +25,37 @@ export function toStream({ stdout }: CommandIo, jsonl: boolean): TranslateOutput
     finish: async () => {},
     interrupt: async () => null,
   };
+}
+
+/**
+ * Refuses, before anything is read, an output that can't be made, and one that would take the place of its own source: the run would
+ * go well, and the text be gone. A file is the same by its device and number, whatever the path, the link or the redirection.
+ * @throws UsageError
+ */
+export function assertWritable(output: string, file: string, stdin: NodeJS.ReadableStream): void {
+  if (statOf(output)?.isDirectory()) throw new UsageError(`--output ${output} is a folder: name a file in it`);
+  const source = file === '-' ? statOfStream(stdin) : statOf(file);
+  if (source?.isFile() !== true) return;
+  for (const path of [output, ...FILES_BESIDE.map((suffix) => output + suffix)]) {
+    const there = statOf(path);
+    if (there === null || there.dev !== source.dev || there.ino !== source.ino) continue;
+    const what = path === output ? `--output ${output}` : `${path}, which --output ${output} needs,`;
+    throw new UsageError(`${what} is the text to translate, which would be lost: choose another --output`);
+  }
+}
+
+/** null: nothing is there, or nothing that may be looked at. */
+function statOf(path: string): BigIntStats | null {
+  try {
+    return statSync(path, { bigint: true });
+  } catch {
+    return null;
+  }
+}
+
+function statOfStream(stream: NodeJS.ReadableStream): BigIntStats | null {
+  const { fd } = stream as { readonly fd?: unknown };
+  return typeof fd === 'number' ? fstatSync(fd, { bigint: true }) : null;
 }
 
 export async function toFile(output: string, jsonl: boolean, header: JournalHeader): Promise<TranslateOutput> {

@@ -33,9 +33,9 @@ import {
   write,
 } from './command.js';
 import { Progress } from './progress.js';
-import { readText } from './read-text.js';
+import { assertReadable, readText } from './read-text.js';
 import type { JournalHeader } from './translate-journal.js';
-import { type TranslateOutput, toFile, toStream } from './translate-output.js';
+import { assertWritable, type TranslateOutput, toFile, toStream } from './translate-output.js';
 
 const FLAGS = {
   model: 'value',
@@ -102,7 +102,12 @@ export function run(
     if (file === undefined) throw new UsageError('FILE is missing: give a path, or - for standard input');
     if (more.length > 0) throw new UsageError(`one FILE at a time, not also ${more.join(' ')}`);
     const body = bodyOf(values);
+    if ((body.alternatives ?? 0) > 0 && values.jsonl === undefined) {
+      throw new UsageError('--alternatives are written by --jsonl alone: add it, or leave --alternatives out');
+    }
     const config = parseConfig(serverOptions, world.env);
+    await assertReadable(file);
+    if (values.output !== undefined) assertWritable(values.output, file, io.stdin);
     const model = await chooseModel(config, values.model, ABILITY, world.loadModels);
     const settings = settingsFor(model, body);
     const text = await readText(file, io.stdin);
@@ -149,9 +154,8 @@ function settingsFor(model: ModelDescription, body: TranslateBody): TranslateSet
     return translateSettings(body, model);
   } catch (error) {
     if (!(error instanceof ServerError)) throw error;
-    throw new UsageError(
-      error.message.replace(/\b(max_steps|min_steps|max_new_tokens)\b/g, (field) => `--${field.replaceAll('_', '-')}`),
-    );
+    const fields = /\b(max_steps|min_steps|max_new_tokens|alternatives|beam)\b/g;
+    throw new UsageError(error.message.replace(fields, (field) => `--${field.replaceAll('_', '-')}`));
   }
 }
 

@@ -1,6 +1,19 @@
 import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
-import { appendFileSync, existsSync, mkdtempSync, readFileSync, rmSync, truncateSync, writeFileSync } from 'node:fs';
+import { once } from 'node:events';
+import {
+  appendFileSync,
+  createReadStream,
+  existsSync,
+  linkSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  symlinkSync,
+  truncateSync,
+  writeFileSync,
+} from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { type TestContext, test } from 'node:test';
@@ -94,7 +107,11 @@ for (const [argv, message] of [
   [['-', '--beem', '2'], /did you mean --beam\?/],
   [['-', '--beam', '9'], /--beam must be at most 8, not 9/],
   [['-', '--beam', '0'], /--beam must be an integer of at least 1/],
-  [['-', '--beam', '2', '--alternatives', '2'], /alternatives \(2\) must be below beam \(2\)/],
+  [
+    ['-', '--jsonl', '--beam', '2', '--alternatives', '2'],
+    /: --alternatives \(2\) must be below --beam \(2\): raise --beam or leave it out/,
+  ],
+  [['-', '--beam', '2', '--alternatives', '1'], /--alternatives are written by --jsonl alone: add it, or leave/],
   [['-', '--max-steps', '7'], /--max-steps must be an integer from 1 to 6/],
   [['-', '--max-new-tokens', '401'], /--max-new-tokens must be an integer from 1 to 400/],
   [['-', '--threshold', '2'], /--threshold must be a number above 0 and up to 1/],
@@ -107,6 +124,48 @@ for (const [argv, message] of [
     assert.match(io.stderr.text, message);
   });
 }
+
+test('an output that is its own source is refused, by whatever name, and the source stays', async (t) => {
+  const path = folder(t);
+  const source = join(path, 'book.txt');
+  writeFileSync(source, 'Hi.');
+  symlinkSync(source, join(path, 'symlink'));
+  linkSync(source, join(path, 'hard'));
+  linkSync(source, join(path, 'out.tmp'));
+  const engine = new SpeakingEngine();
+  for (const output of [
+    source,
+    join(path, '../', path.split('/').at(-1) ?? '', 'book.txt'),
+    'symlink',
+    'hard',
+    'out',
+  ]) {
+    const { code, io } = await translate([source, '--output', output.includes('/') ? output : join(path, output)], {
+      engine,
+    });
+    assert.equal(code, 2, output);
+    assert.match(io.stderr.text, /is the text to translate, which would be lost: choose another --output\n/);
+  }
+  const stdin = createReadStream(source);
+  await once(stdin, 'open');
+  const io = { ...recordedIo(), stdin };
+  assert.equal(await run(['-', '--output', source], io, new AbortController().signal, fakeWorld(engine)), 2);
+  stdin.destroy();
+  assert.equal(readFileSync(source, 'utf8'), 'Hi.');
+  assert.deepEqual(readdirSync(path).sort(), ['book.txt', 'hard', 'out.tmp', 'symlink']);
+  assert.equal(engine.heard.length, 0);
+  assert.equal((await translate([source, '--output', join(path, 'other')])).code, 0);
+});
+
+test('an output that is a folder is refused before any work', async (t) => {
+  const path = folder(t);
+  const engine = new SpeakingEngine();
+  const { code, io } = await translate(['-', '--output', path], { stdin: 'Hi.', engine });
+  assert.equal(code, 2);
+  assert.match(io.stderr.text, /is a folder: name a file in it/);
+  assert.ok(!existsSync(`${path}.part`));
+  assert.equal(engine.heard.length, 0);
+});
 
 test('--output: the same text, and no journal left', async (t) => {
   const output = join(folder(t), 'out.txt');
