@@ -1,7 +1,7 @@
 /** `ponder-serve inspect MODEL`: what a package says about itself, and whether its files are the ones it was written with. */
-import { basename, dirname, resolve } from 'node:path';
+import { basename, dirname, join, resolve } from 'node:path';
 import { parseConfig } from '../config.js';
-import type { AdaptiveSpanManifest, Manifest } from '../models/manifest.js';
+import { type AdaptiveSpanManifest, type Manifest, PackageError } from '../models/manifest.js';
 import { type PackageFacts, packageFacts } from '../models/registry.js';
 import { type CommandIo, EXIT, parseFlags, runCommand, UsageError, write } from './command.js';
 import { grouped, printable, table } from './terminal.js';
@@ -31,10 +31,7 @@ export function run(
     if (more.length > 0) throw new UsageError(`one MODEL at a time, not also ${more.join(' ')}`);
     const { models } = parseConfig(serverOptions, env);
     const isPath = model.includes('/');
-    const facts = await packageFacts(
-      isPath ? dirname(resolve(model)) : models,
-      isPath ? basename(resolve(model)) : model,
-    );
+    const facts = await factsOf(isPath ? dirname(resolve(model)) : models, isPath ? basename(resolve(model)) : model);
     await write(io.stdout, values.json !== undefined ? renderJson(facts) : renderFacts(facts));
     const problems = problemsOf(facts);
     if (problems.length === 0) return EXIT.ok;
@@ -43,18 +40,28 @@ export function run(
   });
 }
 
+/** A server names the package that it refuses; here nothing else says whose manifest it is. */
+async function factsOf(models: string, name: string): Promise<PackageFacts> {
+  try {
+    return await packageFacts(models, name);
+  } catch (error) {
+    if (!(error instanceof PackageError) || !error.message.startsWith('manifest.json')) throw error;
+    throw new PackageError(`${join(models, name)}/${error.message}`);
+  }
+}
+
 function problemsOf({ files }: PackageFacts): string[] {
   return files.flatMap(({ file, problem }) => (problem === null ? [] : [`${file} ${problem}`]));
 }
 
 /** The manifest as it is, with the outcome beside it. */
-export function renderJson(facts: PackageFacts): string {
+function renderJson(facts: PackageFacts): string {
   const { folder, manifest } = facts;
   const problems = problemsOf(facts);
   return `${JSON.stringify({ folder, verified: problems.length === 0, problems, manifest }, null, 2)}\n`;
 }
 
-export function renderFacts(facts: PackageFacts): string {
+function renderFacts(facts: PackageFacts): string {
   const { folder, manifest, files } = facts;
   const problems = problemsOf(facts).length;
   const bytes = files.reduce((sum, file) => sum + file.bytes, 0);

@@ -156,7 +156,7 @@ export class EngineLoop {
   private submit(job: Job): void {
     const stage = this.stages.find(({ model, kind }) => model === job.model && kind === job.kind);
     if (stage === undefined || this.closing.has(job.model)) {
-      const message = `no model ${job.model} that can ${job.kind} is served`;
+      const message = `no model ${job.model} that can ${job.kind} is served: GET /v1/models lists those that are`;
       this.deps.post({ type: 'failed', jobId: job.id, code: 'UNKNOWN_MODEL', message }, []);
       return;
     }

@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict';
-import { writeFileSync } from 'node:fs';
+import { mkdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { test } from 'node:test';
 import { run } from '../../src/cli/inspect.js';
@@ -56,9 +56,12 @@ test('--json: the manifest with the outcome', async (t) => {
 test('a package that cannot be read: one line, exit code 1', async (t) => {
   const models = temporaryFolder(t);
   writePackage(models, 'spoilt', (manifest) => set(manifest, 'family', 'mamba'));
+  mkdirSync(join(models, 'empty'));
   for (const [model, message] of [
+    [join(models, 'empty'), /: \/.*\/empty\/manifest\.json: is missing: re-export or restore it/],
+    ['empty', /: \/.*\/empty\/manifest\.json: is missing/],
     ['spoilt', /unknown family "mamba"/],
-    ['other', /no package "other" in .*; it has spoilt/],
+    ['other', /no package "other" in .*; it has empty, spoilt/],
     ['/nowhere/tiny', /cannot read the models folder \/nowhere/],
   ] as const) {
     const io = recordedIo();
