@@ -41,16 +41,23 @@ class SpanShape:
         return self.d_model // self.heads
 
 
+# Not in torch's words: these advise weights_only=False, with which a file runs the code that a stranger put there.
+NO_TENSORS = "{}: not a file of tensors: save plain tensors, with torch.save(model.state_dict(), FILE) or as .safetensors"
+
+
 def load_checkpoint(path: Path) -> tuple[SpanShape, dict[str, Tensor]]:
     """Reads the authors' .pt (tensors beside optimizer and logger, read without running any pickled code) or a safetensors file of the
     same names, `module.` prefix or not, int8 with `<name>.scale` or not. Raises ValueError naming the tensor that is missing or wrong."""
     if path.suffix == ".safetensors":
-        raw = load_file(path)
+        try:
+            raw = load_file(path)
+        except Exception as error:
+            raise ValueError(NO_TENSORS.format(path.name)) from error
     else:
         try:
             content = torch.load(path, map_location="cpu", weights_only=True)
         except Exception as error:  # torch raises several kinds, all of them meaning: not only tensors
-            raise ValueError(f"{path.name}: not a file of tensors ({str(error).splitlines()[0]}); save it with plain tensors") from error
+            raise ValueError(NO_TENSORS.format(path.name)) from error
         raw = content.get("model", content) if isinstance(content, dict) else {}
     weights = {}
     for name, tensor in raw.items():

@@ -101,6 +101,15 @@ def test_a_pickle_that_wants_to_run_code_does_not(tmp_path):
     assert not Path("/tmp/ponder-pickle-ran").exists()
 
 
+@pytest.mark.parametrize("name", ["notes.txt", "notes.pt", "notes.safetensors"])
+def test_a_file_that_holds_no_tensors_is_refused_in_our_own_words(tmp_path, name):
+    (tmp_path / name).write_text("Things to do, none of them about tensors.\n")
+    with pytest.raises(ValueError) as refused:
+        span.load_checkpoint(tmp_path / name)
+    assert str(refused.value).startswith(f"{name}: not a file of tensors: save plain tensors")
+    assert "weights_only" not in str(refused.value)
+
+
 def run_graph(
     folder: Path, s: span.SpanShape, w, precision: str, texts: list[list[int]], block: int, cap: float = 1e9, reach: int | None = None
 ) -> list[np.ndarray]:
