@@ -1,8 +1,9 @@
 /** What a closed-loop run has shown, as a table. Pure. */
-import { linearFit, quantile, ratioSpread, type Spread, spread } from '../src/cli/bench-arithmetic.js';
+import { quantile, ratioSpread, type Spread, spread } from '../src/cli/bench-arithmetic.js';
 import type { EngineMeasured } from '../src/cli/bench-engine.js';
 import { table } from '../src/cli/terminal.js';
 import type { LoadResult } from './closed-load.js';
+import { linearFit } from './linear-fit.js';
 import type { Liveness } from './liveness-probe.js';
 
 /** Counted by the server between two scrapes. */

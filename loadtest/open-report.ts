@@ -1,6 +1,8 @@
 /** A run in words for the terminal, and as one page that needs nothing but itself. Pure. */
-import { barPlot, escaped, linePlot, type Series, short } from '../src/cli/plot.js';
+import { linePlot, type Series } from '../src/cli/plot.js';
+import { escaped, short } from '../src/cli/plot-frame.js';
 import { table } from '../src/cli/terminal.js';
+import { barPlot } from './bar-plot.js';
 import type { Percentiles } from './latencies.js';
 import type { PhaseResult } from './phase.js';
 import type { Mode } from './workloads.js';

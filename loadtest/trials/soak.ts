@@ -1,9 +1,10 @@
 /** Mixed load for long: resident memory after the warm-up and the p99 must stay where they were. */
-import { linearFit } from '../../src/cli/bench-arithmetic.js';
+
 import { monotonicMs } from '../../src/clock.js';
 import { Random } from '../../test/seed.js';
 import { poisson } from '../arrivals.js';
 import { percentilesOf } from '../latencies.js';
+import { linearFit } from '../linear-fit.js';
 import { type Answer, OpenClient, type Planned } from '../open-client.js';
 import { scrape, startServer } from '../server.js';
 import { countAnswers, countedBetween, disagreementsOf, settledScrape } from '../server-counts.js';

@@ -31,21 +31,6 @@ export function quantile(values: readonly number[], share: number): number {
   return sorted[Math.max(0, Math.ceil(share * sorted.length) - 1)] as number;
 }
 
-/** Least squares y = intercept + slope x over at least two different x. */
-export function linearFit(points: readonly (readonly [x: number, y: number])[]): { slope: number; intercept: number } {
-  const mean = (of: 0 | 1) => points.reduce((sum, point) => sum + point[of], 0) / points.length;
-  const [meanX, meanY] = [mean(0), mean(1)];
-  let products = 0;
-  let squares = 0;
-  for (const [x, y] of points) {
-    products += (x - meanX) * (y - meanY);
-    squares += (x - meanX) ** 2;
-  }
-  if (!(squares > 0)) throw new RangeError('a line needs at least two different places');
-  const slope = products / squares;
-  return { slope, intercept: meanY - slope * meanX };
-}
-
 export interface StackDimensions {
   readonly width: number;
   readonly feedForward: number;
@@ -53,17 +38,17 @@ export interface StackDimensions {
 }
 
 /** Multiply-adds of one position in one step: four projections, two layers of feed-forward, scores and sums of attention. */
-export function stepCost({ width, feedForward }: StackDimensions, visibleKeys: number): number {
+function stepCost({ width, feedForward }: StackDimensions, visibleKeys: number): number {
   return 4 * width ** 2 + 2 * width * feedForward + 2 * width * visibleKeys;
 }
 
 /** Multiply-adds that every token pays whatever its depth: the output layer. */
-export function outputCost({ width, vocabulary }: StackDimensions): number {
+function outputCost({ width, vocabulary }: StackDimensions): number {
   return width * vocabulary;
 }
 
 /** Multiply-adds of a halted position that renews its key and value. */
-export function renewalCost({ width }: StackDimensions): number {
+function renewalCost({ width }: StackDimensions): number {
   return 2 * width ** 2;
 }
 

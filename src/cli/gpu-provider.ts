@@ -14,7 +14,7 @@ const FETCH_MS_MAX = 1_800_000;
  * Downloads into `folder` and returns the file. Throws CommandError with npm's own words.
  * @param stop ends the download
  */
-export async function fetchPackage(provider: ProviderPackage, folder: string, stop: AbortSignal): Promise<string> {
+async function fetchPackage(provider: ProviderPackage, folder: string, stop: AbortSignal): Promise<string> {
   const spec = `${provider.name}@${provider.version}`;
   try {
     const args = ['pack', spec, '--json', '--ignore-scripts', '--pack-destination', folder];

@@ -16,7 +16,7 @@ export function reachOf({ spanMax, ramp }: SpanDescription, spanCap: number | nu
 }
 
 /** Keys of each layer and head whose weight can be above 0 under a cap; for the dynamic kind an upper limit. */
-export function keysUnder({ keys, ramp }: SpanDescription, spanCap: number | null): number[][] {
+function keysUnder({ keys, ramp }: SpanDescription, spanCap: number | null): number[][] {
   const most = spanCap === null ? Number.POSITIVE_INFINITY : Math.ceil(spanCap) + ramp;
   return keys.map((heads) => heads.map((head) => Math.min(head, most)));
 }

@@ -9,7 +9,7 @@ import { isSpace } from './white-space.js';
 /** Longer sentences are no sentences; they are cut before the tokeniser and the patterns of spans see them. */
 export const SENTENCE_UNITS_MAX = 2000;
 /** Longer runs without white space are no words: data that passes as it is. */
-export const WORD_UNITS_MAX = 256;
+const WORD_UNITS_MAX = 256;
 /** The segmenter sees this much at a time. */
 const CHUNK_UNITS = 4096;
 

@@ -36,7 +36,7 @@ export function makeTemplate(text: string, spans: readonly Range[], raw: (span: 
   return { text: singleSpaced(parts.join('')), standIns };
 }
 
-export function singleSpaced(text: string): string {
+function singleSpaced(text: string): string {
   return text.replace(/\s+/g, ' ').trim();
 }
 

@@ -3,7 +3,6 @@ import { test } from 'node:test';
 import { run } from '../../src/cli/bench.js';
 import {
   arithmeticBound,
-  linearFit,
   meanVisibleKeys,
   median,
   quantile,
@@ -26,16 +25,6 @@ test('medians, spreads and quantiles', () => {
   const hundred = Array.from({ length: 100 }, (_, i) => 100 - i);
   assert.deepEqual([quantile(hundred, 0.5), quantile(hundred, 0.99), quantile(hundred, 1)], [50, 99, 100]);
   assert.throws(() => median([]), RangeError);
-});
-
-test('a line through points', () => {
-  const line = linearFit([
-    [1000, 5],
-    [2000, 7],
-    [3000, 9],
-  ]);
-  assert.ok(Math.abs(line.slope - 0.002) < 1e-12 && Math.abs(line.intercept - 3) < 1e-9);
-  assert.throws(() => linearFit([[1, 2]]), RangeError);
 });
 
 test('the bound that counts the output layer', () => {

@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { barPlot, linePlot, short } from '../../src/cli/plot.js';
+import { linePlot } from '../../src/cli/plot.js';
+import { short } from '../../src/cli/plot-frame.js';
 
 test('points keep their order on the axes, and larger is higher', () => {
   const svg = linePlot({
@@ -37,12 +38,7 @@ test('points keep their order on the axes, and larger is higher', () => {
 test('nothing to draw says so; one point and equal values draw', () => {
   const plot = { title: 't', xLabel: 'x', yLabel: 'y' };
   assert.match(linePlot({ ...plot, series: [] }), /no data/);
-  assert.match(barPlot({ ...plot, bars: [], names: [] }), /no data/);
   assert.doesNotMatch(linePlot({ ...plot, series: [{ name: 's', points: [[3, 7]] }] }), /NaN|Infinity/);
-  assert.equal(
-    barPlot({ ...plot, bars: [{ label: 'a', values: [1, 2] }], names: ['p', 'q'] }).match(/<rect/g)?.length,
-    5,
-  );
 });
 
 test('numbers as people read them', () => {
