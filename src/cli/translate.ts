@@ -58,7 +58,7 @@ export const USAGE = `Usage: ponder-serve translate FILE|- [options]
 Translates a text sentence by sentence; white space, line breaks and what is no language stay as they are.
 
   --model NAME          package to use (default: the only one that translates)
-  --beam N              hypotheses searched at a time, 1 to ${BEAM_MAX} (default: 1, greedy)
+  --beam N              hypotheses searched at a time, 1 to ${BEAM_MAX} (default: one more than --alternatives, so 1, greedy)
   --alternatives N      further translations of each sentence in --jsonl, below --beam (default: 0)
   --length-penalty X    a hypothesis scores its log-probability over length^X (default: 1)
   --max-new-tokens N    tokens of a sentence's translation at most (default: twice the source's and 16)
