@@ -1,6 +1,9 @@
 /** Clients that people have, unchanged, against the server. What they are sent is compared with the contract elsewhere. */
 import assert from 'node:assert/strict';
+import { execFile } from 'node:child_process';
+import { readFileSync } from 'node:fs';
 import { after, before, test } from 'node:test';
+import { promisify } from 'node:util';
 import { translate } from 'libretranslate';
 import { loadLanguageDetector } from '../../src/http/language-detector.js';
 import { type Listening, listeningServer } from './listening.js';
@@ -29,6 +32,21 @@ test('npm libretranslate', async () => {
   );
 });
 
+/** The snippets of the documentation, sent to the server of the test. */
+const snippets = (language: string): string[] => {
+  const page = readFileSync(new URL('../../../docs/clients-libretranslate.md', import.meta.url), 'utf8');
+  return [...page.matchAll(/```(\w+)\n([\s\S]*?)```/g)]
+    .filter(([, name]) => name === language)
+    .map(([, , code = '']) => code.replaceAll('http://127.0.0.1:8080', url));
+};
+
+test('the snippet for npm in docs/clients-libretranslate.md', async () => {
+  const [code = '', ...more] = snippets('js');
+  assert.equal(more.length, 0);
+  const { stdout } = await promisify(execFile)(process.execPath, ['--input-type=module', '--eval', code]);
+  assert.equal(stdout, 'tHE HOUSE IS SMALL.\n');
+});
+
 interface Said {
   readonly detect: readonly { readonly language: string; readonly confidence: number }[];
 }
@@ -54,4 +72,16 @@ test('PyPI libretranslatepy and deep-translator', { skip: 'missing' in found && 
   const [best] = detect;
   assert.equal(best?.language, 'de');
   assert.ok(best.confidence > 50 && best.confidence <= 100);
+});
+
+test('the snippets for Python in docs/clients-libretranslate.md', {
+  skip: 'missing' in found && found.missing,
+}, async () => {
+  assert.ok('python' in found);
+  const codes = snippets('python');
+  assert.equal(codes.length, 2);
+  for (const code of codes) {
+    const { stdout }: { stdout: string } = await promisify(execFile)(found.python, ['-c', code]);
+    assert.equal(stdout, 'tHE HOUSE IS SMALL.\n', code);
+  }
 });
