@@ -62,7 +62,7 @@ export function explainValidation(
     const allowed = allowedBy(maximum === undefined ? at : { maximum, ...at });
     return new ServerError(
       'INVALID_REQUEST',
-      `${name} must be ${allowed}, not ${valueShown(valueAt(body, path))}`,
+      `${name} must be ${allowed}, not ${valueShown(valueAt(body, path), at)}`,
       name,
     );
   }
@@ -106,8 +106,9 @@ function valueAt(body: unknown, path: readonly string[]): unknown {
   return value;
 }
 
-/** Texts of clients may be long, and secret. */
-function valueShown(value: unknown): string {
+/** Texts of clients may be long, and secret: only what should have been one of a few words is shown. */
+function valueShown(value: unknown, { enum: words }: FieldSchema): string {
+  if (typeof value === 'string' && words !== undefined) return `'${shorten(value)}'`;
   return typeof value === 'number' || typeof value === 'boolean' ? String(value) : kindOf(value);
 }
 

@@ -344,7 +344,7 @@ const BAD: readonly (readonly [string, object | string, string | null, RegExp, E
   ['a misspelt budget', { prompt: 'a', max_step: 3 }, 'max_step', /unknown field 'max_step': did you mean max_steps\?/],
   ['a budget in camel case', { prompt: 'a', minSteps: 3 }, 'minSteps', /did you mean min_steps\?/],
   ['a misspelt deadline', { prompt: 'a', deadline: 3, dead_line_ms: 5 }, 'dead_line_ms', /did you mean deadline_ms\?/],
-  ['a quality that there is none of', { prompt: 'a', quality: 'low' }, 'quality', /full or adaptive/],
+  ['a quality that there is none of', { prompt: 'a', quality: 'low' }, 'quality', /full or adaptive, not 'low'/],
   [
     'the limit of chat',
     { prompt: 'a', max_completion_tokens: 5 },
