@@ -204,7 +204,8 @@ async function writeJson(
   }
   const created = Math.floor(Date.now() / 1000);
   const head = { id: 'cmpl-cli', object: 'text_completion', created, model: model.id };
-  const json = await writeCompletion(head, choices, { usage, ponder }, settings.logprobs);
+  const tail = model.span === undefined ? { usage, ponder } : { usage };
+  const json = await writeCompletion(head, choices, tail, settings.logprobs);
   if (typeof json === 'string') await write(stdout, json);
   else for await (const piece of json) await write(stdout, String(piece));
   await write(stdout, '\n');
