@@ -6,6 +6,9 @@ import { type Options, planOf, type Run } from './open-run.js';
 import { runPhase } from './phase.js';
 import type { Mode } from './workloads.js';
 
+/** Of a probe: what is beyond the capacity by a little must have time to pile up. */
+const SECONDS_MIN = 20;
+
 export type Capacities = Readonly<Record<Mode, Capacity>>;
 
 export async function capacities(run: Run, peak: Peak): Promise<Capacities> {
@@ -19,7 +22,7 @@ export async function capacities(run: Run, peak: Peak): Promise<Capacities> {
       lateMax,
       probe: async (perSecond, requests) => {
         if (stop.aborted) throw new Stopped();
-        const seconds = requests / perSecond;
+        const seconds = Math.max(SECONDS_MIN, requests / perSecond);
         const phase = { load: perSecond / peak.okPerSecond, mode };
         const plan = planOf(run, phase, peak, seconds, options.seed * 1000 + ++tries);
         const { result, answers } = await runPhase(server.url, client, plan, stop, () => {});

@@ -43,7 +43,8 @@ export async function depthsOf(url: string): Promise<Depths> {
   const { data } = (await (await fetch(`${url}/v1/models`)).json()) as {
     data: { task: string; halting?: { max_steps: number } }[];
   };
-  const depth = (task: string) => data.find((model) => model.task === task)?.halting?.max_steps ?? 1;
+  const depth = (task: string) =>
+    data.find((model) => model.task === task && model.halting !== undefined)?.halting?.max_steps ?? 1;
   return { score: depth('score'), translate: depth('translate') };
 }
 

@@ -52,6 +52,8 @@ const DEVIATIONS = 2;
 /** What shorter ones take is mostly what no queue causes: they teach nothing of longer ones. */
 const PREDICTED_MS_MIN = 100;
 const ERROR_MAX = 4;
+/** What was given up at its deadline would have taken longer, nobody knows how much: doubled, as TCP doubles a timeout that was too short. */
+const LATE_FACTOR = 2;
 const RETRY_AFTER_SECONDS_MAX = 60;
 
 export class Backlog {
@@ -148,7 +150,8 @@ export class Backlog {
     this.add(entry, -1, -entry.rows * entry.left);
     if (rows !== null) this.costs.learn(entry, rows);
     if ((rows === null && !late) || entry.predictedMs < PREDICTED_MS_MIN) return;
-    const error = Math.min(ERROR_MAX, Math.max(0, nowMs - entry.enteredAtMs) / entry.predictedMs);
+    const tookMs = Math.max(0, nowMs - entry.enteredAtMs) * (late ? LATE_FACTOR : 1);
+    const error = Math.min(ERROR_MAX, tookMs / entry.predictedMs);
     this.errorDeviation += LEARNING_RATE * (Math.abs(error - this.errorMean) - this.errorDeviation);
     this.errorMean += LEARNING_RATE * (error - this.errorMean);
   }

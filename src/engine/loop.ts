@@ -48,14 +48,21 @@ export interface LoopDeps {
   readonly post: (message: FromEngine, transfer: ArrayBuffer[]) => void;
 }
 
+/** Weight of one more job in what jobs of a stage take, once they have been started. */
+const LEARNING_RATE = 1 / 16;
+
 interface JobState {
   readonly stage: Stage;
+  /** It may wait for its first step until then. */
+  readonly queuedUntilMs: number;
   partsLeft: number;
   startedAtMs: number | null;
 }
 
 export class EngineLoop {
   private readonly jobs = new Map<number, JobState>();
+  /** Mean milliseconds from a job's first step to its end. */
+  private readonly computeMs = new Map<Stage, number>();
   private readonly share: FairShare;
   private readonly stages: Stage[];
   /** Models to open, between two turns. */
@@ -160,15 +167,26 @@ export class EngineLoop {
       this.deps.post({ type: 'failed', jobId: job.id, code: 'UNKNOWN_MODEL', message }, []);
       return;
     }
-    const startByMs = job.submittedAtMs + this.deps.queueWaitMsMax;
+    const queuedUntilMs = job.submittedAtMs + this.deps.queueWaitMsMax;
+    const { deadlineAtMs, tenant = '' } = job;
+    const startByMs = Math.min(queuedUntilMs, this.latestStart(stage, deadlineAtMs));
     this.unreported = true;
     try {
-      const partsLeft = stage.submit(job, { deadlineAtMs: job.deadlineAtMs, startByMs, tenant: job.tenant ?? '' });
-      this.jobs.set(job.id, { stage, partsLeft, startedAtMs: null });
+      const partsLeft = stage.submit(job, { deadlineAtMs, startByMs, tenant });
+      this.jobs.set(job.id, { stage, queuedUntilMs, partsLeft, startedAtMs: null });
     } catch (error) {
       if (!(error instanceof ServerError)) throw error;
       this.fail(job.id, error);
     }
+  }
+
+  /**
+   * Until when a job must have been started to be done in time. Without it, under overload most jobs would be started just before their
+   * deadlines and cut off midway, and the engine would work for nobody. One that has less time than usual from the start gets its chance.
+   */
+  private latestStart(stage: Stage, deadlineAtMs: number | null): number {
+    const latest = (deadlineAtMs ?? Number.POSITIVE_INFINITY) - (this.computeMs.get(stage) ?? 0);
+    return latest > this.deps.now() ? latest : Number.POSITIVE_INFINITY;
   }
 
   private endSession({ jobId, model, key }: Extract<ToEngine, { type: 'end-session' }>): void {
@@ -205,6 +223,7 @@ export class EngineLoop {
       if ([...this.jobs.values()].some(({ stage }) => stage.model === model)) continue;
       for (let i = this.stages.length - 1; i >= 0; i--) {
         if (this.stages[i]?.model !== model) continue;
+        this.computeMs.delete(this.stages[i] as Stage);
         this.stages.splice(i, 1);
         this.share.remove(i);
       }
@@ -225,11 +244,14 @@ export class EngineLoop {
   }
 
   private expire(stage: Stage): void {
-    for (const { jobId, limit } of stage.expire(this.deps.now())) {
+    const nowMs = this.deps.now();
+    for (const { jobId, limit } of stage.expire(nowMs)) {
+      const queuedUntilMs = this.jobs.get(jobId)?.queuedUntilMs ?? nowMs;
       this.jobs.delete(jobId);
       this.unreported = true;
-      if (limit === 'deadline') {
-        const message = 'the deadline passed before the request finished; ask for less text or raise deadline_ms';
+      if (limit === 'deadline' || nowMs < queuedUntilMs) {
+        const what = limit === 'deadline' ? 'passed before the request finished' : 'was too near to begin the request';
+        const message = `the deadline ${what}; ask for less text or raise deadline_ms`;
         this.deps.post({ type: 'failed', jobId, code: 'DEADLINE_EXCEEDED', message }, []);
       } else {
         const message = `the request waited ${this.deps.queueWaitMsMax} ms without being started (--queue-wait-ms-max); retry later`;
@@ -252,7 +274,10 @@ export class EngineLoop {
       job.partsLeft -= 1;
       if (job.partsLeft > 0) continue;
       const finishedAtMs = this.deps.now();
-      this.deps.post({ type: 'done', jobId, startedAtMs: job.startedAtMs ?? finishedAtMs, finishedAtMs }, []);
+      const startedAtMs = job.startedAtMs ?? finishedAtMs;
+      const usual = this.computeMs.get(job.stage) ?? finishedAtMs - startedAtMs;
+      this.computeMs.set(job.stage, usual + LEARNING_RATE * (finishedAtMs - startedAtMs - usual));
+      this.deps.post({ type: 'done', jobId, startedAtMs, finishedAtMs }, []);
       job.stage.settle(jobId);
       this.jobs.delete(jobId);
     }

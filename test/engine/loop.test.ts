@@ -99,6 +99,52 @@ test('a job that waits for too long is failed as by a full queue, with the optio
   assert.match(failed.message, /--queue-wait-ms-max/);
 });
 
+/** Job 1 teaches what jobs take; then job 2 keeps the engine busy, and job 3 arrives behind it with this much time left. */
+async function behindALongOne(leftMs: number): Promise<FromEngine[]> {
+  const posted: FromEngine[] = [];
+  let nowMs = 0;
+  const family = new FakeFamily(LIMITS, () => {
+    nowMs += 10;
+  });
+  const arrivals: { readonly atMs: number; readonly message: () => ToEngine }[] = [
+    { atMs: 0, message: () => submit(1, [30]) },
+    { atMs: 100, message: () => submit(2, Array(8).fill(30)) },
+    { atMs: 110, message: () => submit(3, [30], { submittedAtMs: nowMs, deadlineAtMs: nowMs + leftMs }) },
+    { atMs: 5000, message: () => DRAIN },
+  ];
+  await scoreLoop({
+    models: [{ id: 'm', maxSteps: 8, family }],
+    limits: LIMITS,
+    queueWaitMsMax: 10_000,
+    now: () => nowMs,
+    receive: () =>
+      nowMs >= (arrivals[0]?.atMs ?? Number.POSITIVE_INFINITY) ? (arrivals.shift()?.message() ?? null) : null,
+    wait: async () => {
+      nowMs += 10;
+    },
+    post: (message) => posted.push(message),
+  }).run();
+  return posted;
+}
+
+test('a job whose deadline comes too near while it waits is given up before it begins, not midway', async () => {
+  const posted = await behindALongOne(150);
+  const one = posted.find((message) => message.type === 'done' && message.jobId === 1);
+  assert.ok(one?.type === 'done');
+  const computeMs = one.finishedAtMs - one.startedAtMs;
+  assert.ok(computeMs > 20 && computeMs < 150, `${computeMs} ms`);
+  const failed = posted.find(({ type }) => type === 'failed');
+  assert.ok(failed?.type === 'failed' && failed.jobId === 3 && failed.code === 'DEADLINE_EXCEEDED');
+  assert.match(failed.message, /too near to begin/);
+});
+
+test('a job that has less time than jobs take is not given up for that', async () => {
+  const posted = await behindALongOne(20);
+  const failed = posted.find(({ type }) => type === 'failed');
+  assert.ok(failed?.type === 'failed' && failed.jobId === 3 && failed.code === 'DEADLINE_EXCEEDED');
+  assert.match(failed.message, /passed before the request finished/);
+});
+
 test('an aborted job says nothing any more', async () => {
   const { posted } = await runLoop([submit(1, [20]), { type: 'abort', jobId: 1 }, submit(2, [3])]);
   assert.deepEqual(kinds(posted), ['window', 'done', 'drained']);
