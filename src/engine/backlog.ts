@@ -46,6 +46,11 @@ export interface Refusal {
 }
 
 const LEARNING_RATE = 1 / 16;
+/**
+ * What a prediction did is known only when its request leaves. A hundred that leave meanwhile tell of the same moment: they count for the time
+ * since the one before, as a share of this many times what they took. Each for itself would have the door swing between open and shut.
+ */
+const MEMORY = 2;
 const ERROR_MEAN_START = 1;
 const ERROR_DEVIATION_START = 0.2;
 const DEVIATIONS = 2;
@@ -62,6 +67,7 @@ export class Backlog {
   private readonly lines = new Map<string, Line>();
   private errorMean = ERROR_MEAN_START;
   private errorDeviation = ERROR_DEVIATION_START;
+  private learntAtMs = Number.NEGATIVE_INFINITY;
 
   constructor(private readonly waitMsMax: number) {}
 
@@ -152,8 +158,10 @@ export class Backlog {
     if ((rows === null && !late) || entry.predictedMs < PREDICTED_MS_MIN) return;
     const tookMs = Math.max(0, nowMs - entry.enteredAtMs) * (late ? LATE_FACTOR : 1);
     const error = Math.min(ERROR_MAX, tookMs / entry.predictedMs);
-    this.errorDeviation += LEARNING_RATE * (Math.abs(error - this.errorMean) - this.errorDeviation);
-    this.errorMean += LEARNING_RATE * (error - this.errorMean);
+    const rate = Math.min(LEARNING_RATE, Math.max(0, nowMs - this.learntAtMs) / (MEMORY * Math.max(1, tookMs)));
+    this.learntAtMs = nowMs;
+    this.errorDeviation += rate * (Math.abs(error - this.errorMean) - this.errorDeviation);
+    this.errorMean += rate * (error - this.errorMean);
   }
 
   /** Until what is in now is done. */

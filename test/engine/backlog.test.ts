@@ -133,8 +133,8 @@ test('the error is learnt: predictions that are too short refuse sooner, those t
   const run = (factor: number) => {
     const backlog = learnt();
     for (let i = 0; i < 200; i++) {
-      backlog.enter(i, order(1000), 0);
-      backlog.leave(i, 400 * factor, 4000);
+      backlog.enter(i, order(1000), i * 1000);
+      backlog.leave(i, i * 1000 + 400 * factor, 4000);
     }
     backlog.enter(1000, order(1000, { deadlineAtMs: 500 }), 0);
     return backlog.refusal(order(1000, { deadlineAtMs: 600 }), 0)?.predictedMs ?? 0;
@@ -159,10 +159,32 @@ test('short work that took long for other reasons does not make long work look h
   backlog.enter(1000, order(1000, { deadlineAtMs: 500 }), 0);
   assert.ok(backlog.expect(order(1000, { deadlineAtMs: 600 })).doneMs < 1200, 'not a hundred times 800 ms');
   for (let i = 0; i < 200; i++) {
-    backlog.enter(i, order(1000, { deadlineAtMs: 1 }), 0);
-    backlog.leave(i, 1e6, 4000);
+    backlog.enter(i, order(1000, { deadlineAtMs: 1 }), i * 1e6);
+    backlog.leave(i, (i + 1) * 1e6, 4000);
   }
   assert.ok(backlog.expect(order(1000, { deadlineAtMs: 600 })).doneMs < 800 * 4.5, 'and there is a limit');
+});
+
+test('what was given up at its deadline counts double: it would have taken longer', () => {
+  const predicted = (late: boolean) => {
+    const backlog = learnt();
+    for (let i = 0; i < 200; i++) {
+      backlog.enter(i, order(1000), i * 1000);
+      backlog.leave(i, i * 1000 + 400, late ? null : 4000, late);
+    }
+    backlog.enter(1000, order(1000, { deadlineAtMs: 500 }), 0);
+    return backlog.expect(order(1000, { deadlineAtMs: 600 })).doneMs;
+  };
+  close(Math.round(predicted(true)), 2 * Math.round(predicted(false)));
+});
+
+test('a crowd that leaves in one moment teaches no more than the time since the one before', () => {
+  const backlog = learnt();
+  for (let i = 0; i < 100; i++) backlog.enter(i, order(1000), 0);
+  backlog.leave(0, 1000, 4000);
+  const after = backlog.expect(order(1000)).doneMs / backlog.predict(order(1000)).doneMs;
+  for (let i = 1; i < 90; i++) backlog.leave(i, 1000, 4000);
+  close(backlog.expect(order(1000)).doneMs / backlog.predict(order(1000)).doneMs, after);
 });
 
 test('a clock that jumps back spoils nothing', () => {
