@@ -42,16 +42,24 @@ export class OrtRuntime {
   constructor(private readonly options: OrtThreads) {
     this.api = ortApi();
     this.ledger = options.handles === undefined ? null : new HandleLedger(options.handles);
-    this.releaseLeftovers();
-    this.env = this.createEnv();
+    this.env = this.inherit() ?? this.createEnv();
   }
 
-  private releaseLeftovers(): void {
-    const { releaseEnv: env, releaseMemoryInfo: memory, releaseSession: session, releaseIoBinding: binding } = this.api;
-    const release = { env, memory, session, binding };
+  /**
+   * Releases what a predecessor left and takes over its environment, which is one per process: with one thread ONNX Runtime 1.29.0 crashes in
+   * releasing a session when the environment was made anew between two killed threads. Null: there was none.
+   */
+  private inherit(): Pointer | null {
+    const { releaseMemoryInfo: memory, releaseSession: session, releaseIoBinding: binding } = this.api;
+    const release = { memory, session, binding };
     const leftovers = this.ledger?.takeAll() ?? [];
-    for (const { kind, address } of leftovers) release[kind](address);
+    let inherited: Pointer | null = null;
+    for (const { kind, address } of leftovers) {
+      if (kind === 'env') inherited = this.take((out) => void out.set([address]), 'env');
+      else release[kind](address);
+    }
     if (leftovers.length > 0) trimFreeMemory();
+    return inherited;
   }
 
   /**

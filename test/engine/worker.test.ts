@@ -74,6 +74,18 @@ test('the worker is killed: ENGINE_LOST, a new one, the same scores', LIMITED, a
   assert.deepEqual(after.windows[0]?.logprobs, before.windows[0]?.logprobs);
 });
 
+test('killed again and again, each worker takes over what the one before has left, and scores the same', LIMITED, async (t) => {
+  const harness = await started(t, [await shippedModel('int8')]);
+  const before = await harness.client.score(request([SHORT]), NEVER);
+  for (let time = 1; time <= 4; time++) {
+    await harness.workers.at(-1)?.terminate();
+    await harness.readyAgain();
+    assert.equal(harness.client.info().restarts, time);
+    const after = await harness.client.score(request([SHORT]), NEVER);
+    assert.deepEqual(after.windows[0]?.logprobs, before.windows[0]?.logprobs);
+  }
+});
+
 test('a graph fails: ENGINE_LOST with the reason, and the next worker serves the other model', LIMITED, async (t) => {
   const model = await shippedModel('int8');
   const spoilt = await spoiltModel(t, 'int8', (folder) => {
