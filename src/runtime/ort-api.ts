@@ -13,6 +13,9 @@ type Status = Pointer | null;
 
 const API_VERSION = 17;
 
+const RTLD_NOW = 2;
+const RTLD_NODELETE = 0x1000;
+
 // Creating a session runs deep in native code and overflows koffi's default stack of 1 MiB.
 const NATIVE_STACK_BYTES = 8 << 20;
 
@@ -109,6 +112,7 @@ export function ortApi(): OrtApi {
   try {
     const lib = koffi.load(file);
     held.push(lib);
+    pin(file);
     base = lib.func('void *OrtGetApiBase()')() as Pointer;
   } catch (error) {
     throw new RuntimeFailure('ort-capi', `${(error as Error).message}; run npm ci again, or use --backend ort-node`);
@@ -137,6 +141,17 @@ export function ortApi(): OrtApi {
   }
   loaded = api as unknown as OrtApi;
   return loaded;
+}
+
+/**
+ * Keeps the library where it is for the life of the process. A thread that ends gives it back, and with the last one it would be unmapped;
+ * what a killed thread left would then point into nothing, and releasing it would take the process down.
+ */
+function pin(file: string): void {
+  if (process.platform !== 'linux') return;
+  const libc = koffi.load('libc.so.6');
+  const dlopen = libc.func('void *dlopen(const char *file, int flags)') as (file: string, flags: number) => Pointer;
+  dlopen(file, RTLD_NOW | RTLD_NODELETE);
 }
 
 let prototypes = 0;

@@ -45,10 +45,7 @@ export class OrtRuntime {
     this.env = this.inherit() ?? this.createEnv();
   }
 
-  /**
-   * Releases what a predecessor left and takes over its environment, which is one per process: with one thread ONNX Runtime 1.29.0 crashes in
-   * releasing a session when the environment was made anew between two killed threads. Null: there was none.
-   */
+  /** Releases what a predecessor left, and takes over its environment, which is one per process. Null: there was none. */
   private inherit(): Pointer | null {
     const { releaseMemoryInfo: memory, releaseSession: session, releaseIoBinding: binding } = this.api;
     const release = { memory, session, binding };

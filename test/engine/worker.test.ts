@@ -5,8 +5,11 @@ import { join } from 'node:path';
 import { test } from 'node:test';
 import { Worker } from 'node:worker_threads';
 import { monotonicMs } from '../../src/clock.js';
+import { parseConfig } from '../../src/config.js';
 import { EngineClient } from '../../src/engine/client.js';
 import type { ScoreRequest } from '../../src/engine/engine.js';
+import { spawnWorker } from '../../src/engine/keeper.js';
+import { startEngine } from '../../src/engine/start.js';
 import type { ModelDescription } from '../../src/models/description.js';
 import { externalConstants } from '../runtime/onnx-files.js';
 import { SHIPPED, shippedModel, spoiltModel } from '../shipped-package.js';
@@ -74,16 +77,26 @@ test('the worker is killed: ENGINE_LOST, a new one, the same scores', LIMITED, a
   assert.deepEqual(after.windows[0]?.logprobs, before.windows[0]?.logprobs);
 });
 
-test('killed again and again, each worker takes over what the one before has left, and scores the same', LIMITED, async (t) => {
-  const harness = await started(t, [await shippedModel('int8')]);
-  const before = await harness.client.score(request([SHORT]), NEVER);
+test('killed again and again, each worker takes over what the one before has left, and scores the same', LIMITED, async () => {
+  const workers: Worker[] = [];
+  const config = parseConfig(['--threads', '1'], {});
+  const engine = await startEngine(config, [await shippedModel('int8')], (setup) => {
+    const worker = spawnWorker(setup);
+    workers.push(worker);
+    return worker;
+  });
+  const ready = async () => {
+    while (engine.info().state !== 'ready') await new Promise((resolve) => setImmediate(resolve));
+  };
+  const before = await engine.score(request([SHORT]), NEVER);
   for (let time = 1; time <= 4; time++) {
-    await harness.workers.at(-1)?.terminate();
-    await harness.readyAgain();
-    assert.equal(harness.client.info().restarts, time);
-    const after = await harness.client.score(request([SHORT]), NEVER);
-    assert.deepEqual(after.windows[0]?.logprobs, before.windows[0]?.logprobs);
+    await workers.at(-1)?.terminate();
+    await ready();
+    assert.equal(engine.info().restarts, time);
   }
+  const after = await engine.score(request([SHORT]), NEVER);
+  assert.deepEqual(after.windows[0]?.logprobs, before.windows[0]?.logprobs);
+  await engine.drain(0);
 });
 
 test('a graph fails: ENGINE_LOST with the reason, and the next worker serves the other model', LIMITED, async (t) => {
