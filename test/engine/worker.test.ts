@@ -77,27 +77,31 @@ test('the worker is killed: ENGINE_LOST, a new one, the same scores', LIMITED, a
   assert.deepEqual(after.windows[0]?.logprobs, before.windows[0]?.logprobs);
 });
 
-test('killed again and again, each worker takes over what the one before has left, and scores the same', LIMITED, async () => {
-  const workers: Worker[] = [];
-  const config = parseConfig(['--threads', '1'], {});
-  const engine = await startEngine(config, [await shippedModel('int8')], (setup) => {
-    const worker = spawnWorker(setup);
-    workers.push(worker);
-    return worker;
-  });
-  const ready = async () => {
-    while (engine.info().state !== 'ready') await new Promise((resolve) => setImmediate(resolve));
-  };
-  const before = await engine.score(request([SHORT]), NEVER);
-  for (let time = 1; time <= 4; time++) {
-    await workers.at(-1)?.terminate();
-    await ready();
-    assert.equal(engine.info().restarts, time);
-  }
-  const after = await engine.score(request([SHORT]), NEVER);
-  assert.deepEqual(after.windows[0]?.logprobs, before.windows[0]?.logprobs);
-  await engine.drain(0);
-});
+test(
+  'killed again and again, each worker takes over what the one before has left, and scores the same',
+  LIMITED,
+  async () => {
+    const workers: Worker[] = [];
+    const config = parseConfig(['--threads', '1'], {});
+    const engine = await startEngine(config, [await shippedModel('int8')], (setup) => {
+      const worker = spawnWorker(setup);
+      workers.push(worker);
+      return worker;
+    });
+    const ready = async () => {
+      while (engine.info().state !== 'ready') await new Promise((resolve) => setImmediate(resolve));
+    };
+    const before = await engine.score(request([SHORT]), NEVER);
+    for (let time = 1; time <= 4; time++) {
+      await workers.at(-1)?.terminate();
+      await ready();
+      assert.equal(engine.info().restarts, time);
+    }
+    const after = await engine.score(request([SHORT]), NEVER);
+    assert.deepEqual(after.windows[0]?.logprobs, before.windows[0]?.logprobs);
+    await engine.drain(0);
+  },
+);
 
 test('a graph fails: ENGINE_LOST with the reason, and the next worker serves the other model', LIMITED, async (t) => {
   const model = await shippedModel('int8');
