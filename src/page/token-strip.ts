@@ -32,8 +32,12 @@ export class TokenStrip {
     this.#dense = list.classList.contains('dense');
     list.addEventListener('focusin', ({ target }) => this.#chooseElement(target));
     list.addEventListener('click', ({ target }) => this.#chooseElement(target));
-    list.addEventListener('pointerover', (event) => {
-      if (event.pointerType === 'mouse') this.#chooseElement(event.target);
+    // A token that comes to lie below a pointer at rest, because the keyboard scrolls the page, would take the choice from the keyboard.
+    let [x, y] = [Number.NaN, Number.NaN];
+    list.addEventListener('pointerover', ({ pointerType, clientX, clientY, target }) => {
+      if (pointerType !== 'mouse' || (clientX === x && clientY === y)) return;
+      [x, y] = [clientX, clientY];
+      this.#chooseElement(target);
     });
     list.addEventListener('keydown', (event) => this.#move(event));
   }
@@ -111,7 +115,8 @@ export class TokenStrip {
 
   #move(event: KeyboardEvent): void {
     const last = this.#tokens.length - 1;
-    const from = Math.max(0, this.#chosen);
+    const focused = this.#tokens.indexOf(event.target as HTMLElement);
+    const from = focused >= 0 ? focused : Math.max(0, this.#chosen);
     const to = ((): number | null => {
       switch (event.key) {
         case 'ArrowRight':
