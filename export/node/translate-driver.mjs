@@ -15,7 +15,7 @@ import { createInterface } from 'node:readline';
 import { setTimeout } from 'node:timers/promises';
 import { monotonicMs } from '../../dist/src/clock.js';
 import { parseConfig } from '../../dist/src/config.js';
-import { startEngine } from '../../dist/src/engine/client.js';
+import { startEngine } from '../../dist/src/engine/start.js';
 import { loadModels } from '../../dist/src/models/registry.js';
 
 const DRAIN_MS_MAX = 10_000;
