@@ -24,6 +24,7 @@ const IN_FLIGHT = 12;
 const BACK_MS_MAX = 2000;
 /** A restarted engine may be behind: what is refused at the door was not lost. */
 const ALLOWED = ['OK', 'ENGINE_LOST', 'NOT_READY', 'QUEUE_FULL'];
+
 setFlagsFromString('--expose-gc');
 const collectGarbage = runInNewContext('gc') as () => void;
 

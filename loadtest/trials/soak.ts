@@ -1,5 +1,4 @@
 /** Mixed load for long: resident memory after the warm-up and the p99 must stay where they were. */
-
 import { monotonicMs } from '../../src/clock.js';
 import { Random } from '../../test/seed.js';
 import { poisson } from '../arrivals.js';

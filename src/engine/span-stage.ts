@@ -155,11 +155,9 @@ export class SpanStage implements Stage {
 }
 
 /** The result of a lane's next block without the tokens that were told of before; they all lie in its first one. */
-function toldOf(
-  { done, repeated }: SpanLane,
-  { logprobs, topIds, topLogprobs, spans }: SpanBlockResult,
-): SpanBlockResult {
-  if (done > 0 || repeated === 0) return { logprobs, topIds, topLogprobs, spans };
+function toldOf({ done, repeated }: SpanLane, result: SpanBlockResult): SpanBlockResult {
+  if (done > 0 || repeated === 0) return result;
+  const { logprobs, topIds, topLogprobs, spans } = result;
   const tops = repeated * (topIds.length / logprobs.length);
   return {
     logprobs: logprobs.slice(repeated),

@@ -9,7 +9,8 @@ let trim: ((pad: number) => number) | null | undefined;
 
 /** Does nothing where the C library is not glibc. */
 export function trimFreeMemory(): void {
-  trim ??= loadTrim();
+  // Null where there is none: it is looked for once.
+  if (trim === undefined) trim = loadTrim();
   trim?.(0);
 }
 
