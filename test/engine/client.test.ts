@@ -1,13 +1,12 @@
 import assert from 'node:assert/strict';
 import { type TestContext, test } from 'node:test';
 import { EngineClient, type EngineSettings } from '../../src/engine/client.js';
-import type { ScoreRequest } from '../../src/engine/engine.js';
 import type { EngineTelemetry, ScoreJob } from '../../src/engine/protocol.js';
 import type { WorkerSetup } from '../../src/engine/worker.js';
 import { ServerError } from '../../src/errors.js';
 import { describeModel } from '../fakes.js';
 import { EMPTY_TELEMETRY } from './score-loop.js';
-import { StubWorker, stubSetup } from './stub-worker.js';
+import { request, StubWorker, stubSetup } from './stub-worker.js';
 
 const NEVER = new AbortController().signal;
 
@@ -55,16 +54,6 @@ function started(t: TestContext, changes: Changes = {}): Harness {
   const harness = start(t, changes);
   harness.worker().ready();
   return harness;
-}
-
-function request(lengths: readonly number[]): ScoreRequest {
-  return {
-    model: 'a',
-    windows: lengths.map((length) => ({ ids: new Int32Array(length), scoreFrom: 0 })),
-    budget: { maxSteps: 8, minSteps: 1, threshold: 0.99 },
-    topLogprobs: 0,
-    deadlineAtMs: null,
-  };
 }
 
 function rejectsWith(work: Promise<unknown>, code: string, message = /./): Promise<void> {

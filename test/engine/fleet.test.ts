@@ -3,7 +3,6 @@ import assert from 'node:assert/strict';
 import { type TestContext, test } from 'node:test';
 import { parseConfig } from '../../src/config.js';
 import { EngineClient } from '../../src/engine/client.js';
-import type { ScoreRequest } from '../../src/engine/engine.js';
 import { EngineFleet } from '../../src/engine/fleet.js';
 import type { EngineTelemetry, Job } from '../../src/engine/protocol.js';
 import { startEngine } from '../../src/engine/start.js';
@@ -12,7 +11,7 @@ import { describeModel } from '../fakes.js';
 import { MODEL_BUDGET } from '../families/scoring.js';
 import { goldenTexts, shippedModel } from '../shipped-package.js';
 import { EMPTY_TELEMETRY } from './score-loop.js';
-import { result, StubWorker, stubSetup } from './stub-worker.js';
+import { request, result, StubWorker, stubSetup } from './stub-worker.js';
 
 const NEVER = new AbortController().signal;
 
@@ -37,16 +36,6 @@ function fleetOf(t: TestContext, count = 2, queueLanesMax = 100): Harness {
     return client;
   });
   return { fleet: new EngineFleet(members), workers, members };
-}
-
-function request(lengths: readonly number[]): ScoreRequest {
-  return {
-    model: 'a',
-    windows: lengths.map((length) => ({ ids: new Int32Array(length), scoreFrom: 0 })),
-    budget: { maxSteps: 8, minSteps: 1, threshold: 0.99 },
-    topLogprobs: 0,
-    deadlineAtMs: null,
-  };
 }
 
 function jobsOf(worker: StubWorker): Job[] {

@@ -1,5 +1,6 @@
 /** A worker that does nothing by itself: the test says what it posts and when it dies, and reads what it was sent. */
 import type { EngineSettings } from '../../src/engine/client.js';
+import type { ScoreRequest } from '../../src/engine/engine.js';
 import type { EngineWorker } from '../../src/engine/keeper.js';
 import type { FromEngine, ScoreJob, ScoreWindowResult, ToEngine } from '../../src/engine/protocol.js';
 import type { ModelDescription } from '../../src/models/description.js';
@@ -21,6 +22,17 @@ export function stubSetup(models: readonly ModelDescription[], blockTokens = 128
     span: { lanesMax: 4, blockTokens, sessionsMax: 2, idleMsMax: 1000 },
     queueWaitMsMax: 1000,
     models,
+  };
+}
+
+/** To model a, with windows of these lengths. */
+export function request(lengths: readonly number[]): ScoreRequest {
+  return {
+    model: 'a',
+    windows: lengths.map((length) => ({ ids: new Int32Array(length), scoreFrom: 0 })),
+    budget: { maxSteps: 8, minSteps: 1, threshold: 0.99 },
+    topLogprobs: 0,
+    deadlineAtMs: null,
   };
 }
 
