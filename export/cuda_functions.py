@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import functions
 from cuda_attention import tiled_attention, tiled_memory_attention
+from cuda_seats import advance_seats, seat_sentences
 from cuda_tables import COLUMNS, compact_rows, lane_tiles, tile_rows
 from functions import DOMAIN
 
@@ -125,10 +126,11 @@ _PRODUCT = """
       sum = Add (product, wide_b)"""
 
 
+# `rows` changes nothing here: it tells the kernel which row count to be quick at.
 def linear() -> str:
     """y = x w + b, rounded to float16 once."""
     return f"""
-    Linear (x, w, b) => (y) {{{_PRODUCT}
+    Linear <rows: int = 4096> (x, w, b) => (y) {{{_PRODUCT}
       y = Cast <to = 10> (sum)
     }}"""
 
@@ -136,7 +138,7 @@ def linear() -> str:
 def linear_relu() -> str:
     """y = max(x w + b, 0), rounded to float16 once."""
     return f"""
-    LinearRelu (x, w, b) => (y) {{{_PRODUCT}
+    LinearRelu <rows: int = 4096> (x, w, b) => (y) {{{_PRODUCT}
       positive = Relu (sum)
       y = Cast <to = 10> (positive)
     }}"""
@@ -145,7 +147,7 @@ def linear_relu() -> str:
 def linear_add() -> str:
     """y = residual + (x w + b): x, w float16; b [n], residual [r, n] and y float32, so that a position's state is never rounded."""
     return f"""
-    LinearAdd (x, w, b, residual) => (y) {{{_PRODUCT}
+    LinearAdd <rows: int = 4096> (x, w, b, residual) => (y) {{{_PRODUCT}
       y = Add (residual, sum)
     }}"""
 
@@ -249,4 +251,5 @@ def all_functions() -> tuple[str, ...]:
         functions.halting_update(), start_rows(), adaptive_input(), write_cache(), write_memory(), tiled_attention(),
         tiled_memory_attention(), linear(), linear_relu(), linear_add(), logits(), normalize_rows(), write_rows(), lane_tiles(),
         tile_rows(), compact_rows(), read_normalized(), read_sums(), target_log_prob(), top_log_probs(), read_halting(),
+        seat_sentences(), advance_seats(),
     )  # fmt: skip

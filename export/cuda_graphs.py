@@ -10,6 +10,7 @@ takes the rows of this step and leaves those of the next. Only `progress`, 1028 
     tile           the tiles of rows that the host has just written
     step           one recurrent step, and the tables of the next
     decoder_step   the same with memory, without the tables: the host makes them, a row a hypothesis
+    decoder_seat, decoder_advance, decoder_settle   sentences that go from token to token without the host: cuda_seats.py
     finish         accumulator, depths and remainders -> what the stack is for
 """
 
@@ -17,6 +18,7 @@ from __future__ import annotations
 
 import math
 
+from cuda_seats import advance_graph, seat_graph
 from cuda_tables import PROGRESS
 from functions import DOMAIN
 
@@ -35,16 +37,22 @@ def weights(to: str, *names: str) -> list[str]:
     ]
 
 
-def linear(x: str, y: str, *names: str, kind: str = "Linear") -> list[str]:
+# Rows that the products of a step are tuned for: a language model's and an encoder's steps are filled by many positions, a decoder's has a row a
+# sentence.
+MANY_ROWS = 4096
+DECODER_ROWS = 256
+
+
+def linear(x: str, y: str, *names: str, kind: str = "Linear", rows: int = MANY_ROWS) -> list[str]:
     """y float16 = x W + b, or its maximum with 0 where `kind` is LinearRelu."""
     w = f"{y}_weights"
-    return [*weights(w, *names), f"{w}_half = Cast <to = 10> ({w}_bias)", f"{y} = {DOMAIN}.{kind} ({x}, {w}, {w}_half)"]
+    return [*weights(w, *names), f"{w}_half = Cast <to = 10> ({w}_bias)", f"{y} = {DOMAIN}.{kind} <rows = {rows}> ({x}, {w}, {w}_half)"]
 
 
-def linear_add(x: str, y: str, name: str, residual: str) -> list[str]:
+def linear_add(x: str, y: str, name: str, residual: str, rows: int = MANY_ROWS) -> list[str]:
     """y float32 = residual + x W + b."""
     w = f"{y}_weights"
-    return [*weights(w, name), f"{y} = {DOMAIN}.LinearAdd ({x}, {w}, {w}_bias, {residual})"]
+    return [*weights(w, name), f"{y} = {DOMAIN}.LinearAdd <rows = {rows}> ({x}, {w}, {w}_bias, {residual})"]
 
 
 def normalize(x: str, y: str, epsilon: float) -> str:
@@ -68,25 +76,25 @@ def tile_graph() -> str:
     }}"""
 
 
-def attend_lines(config: dict, prefix: str) -> list[str]:
+def attend_lines(config: dict, prefix: str, rows: int) -> list[str]:
     """From the pools to y = x + self-attention, with the halting of active rows."""
     heads, epsilon = config["heads"], config["layer_norm_eps"]
     return [
         f"normalised, x, weight, halted, remainder, halting_out = {DOMAIN}.AdaptiveInput <epsilon = {epsilon!r}> "
         f'(active, renewed, threshold, state, halting, "positions", "steps", "{prefix}halt", "{prefix}halt.bias")',
-        *linear("normalised", "qkv", f"{prefix}q", f"{prefix}kv"),
+        *linear("normalised", "qkv", f"{prefix}q", f"{prefix}kv", rows=rows),
         f"keys_out, values_out = {DOMAIN}.WriteCache (active, renewed, qkv, keys, values)",
         f"attended = {DOMAIN}.TiledAttention <heads = {heads}> (qkv, keys_out, values_out, active, tiles, key_index)",
-        *linear_add("attended", "y", f"{prefix}o", "x"),
+        *linear_add("attended", "y", f"{prefix}o", "x", rows),
     ]
 
 
-def transition_lines(config: dict, prefix: str, y: str) -> list[str]:
+def transition_lines(config: dict, prefix: str, y: str, rows: int) -> list[str]:
     """From y to the pools: z = y + the transition."""
     return [
         normalize(y, "transition_input", config["layer_norm_eps"]),
-        *linear("transition_input", "hidden", f"{prefix}f1", kind="LinearRelu"),
-        *linear_add("hidden", "z", f"{prefix}f2", y),
+        *linear("transition_input", "hidden", f"{prefix}f1", kind="LinearRelu", rows=rows),
+        *linear_add("hidden", "z", f"{prefix}f2", y, rows),
         f"state_out, accumulator_out = {DOMAIN}.WriteRows (active, z, weight, state, accumulator)",
     ]
 
@@ -110,8 +118,8 @@ def step_graph(config: dict, prefix: str) -> str:
     """A language model's step or an encoder's: `progress` tells the host what runs on."""
     d = config["d_model"]
     lines = [
-        *attend_lines(config, prefix),
-        *transition_lines(config, prefix, "y"),
+        *attend_lines(config, prefix, MANY_ROWS),
+        *transition_lines(config, prefix, "y", MANY_ROWS),
         f"active_out, threshold_out, renewed_out, tiles_out, depths_out, remainders_out, progress = {DOMAIN}.CompactRows "
         "(active, threshold, halted, remainder, renewed, renewed_table, tile_table, depths, remainders, state_out)",
     ]
@@ -128,13 +136,13 @@ def decoder_step_graph(config: dict) -> str:
     """`seen` [active, 2]: where the memory of each row's sentence begins in memory_key_index, and how many keys it has."""
     d, heads = config["d_model"], config["heads"]
     lines = [
-        *attend_lines(config, "dec."),
+        *attend_lines(config, "dec.", DECODER_ROWS),
         normalize("y", "memory_input", config["layer_norm_eps"]),
-        *linear("memory_input", "memory_queries", "dec.xq"),
+        *linear("memory_input", "memory_queries", "dec.xq", rows=DECODER_ROWS),
         f"recalled = {DOMAIN}.TiledMemoryAttention <heads = {heads}> "
         "(memory_queries, memory_keys, memory_values, active, memory_tiles, memory_key_index, seen)",
-        *linear_add("recalled", "w", "dec.xo", "y"),
-        *transition_lines(config, "dec.", "w"),
+        *linear_add("recalled", "w", "dec.xo", "y", DECODER_ROWS),
+        *transition_lines(config, "dec.", "w", DECODER_ROWS),
     ]
     body = "\n      ".join(lines)
     return f"""
@@ -214,4 +222,7 @@ def graph_texts(config: dict) -> dict[str, str]:
         "encoder_finish": encoder_finish_graph(config),
         "decoder_step": decoder_step_graph(config),
         "decoder_finish": decoder_finish_graph(config),
+        "decoder_seat": seat_graph(),
+        "decoder_advance": advance_graph(config["eos"], "decoder_advance", plans=1),
+        "decoder_settle": advance_graph(config["eos"], "decoder_settle", plans=0),
     }

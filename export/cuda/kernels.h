@@ -121,4 +121,32 @@ void top_logprobs(const float* products, const float* scale, int rows, int vocab
 void read_halting(const int32_t* depths, const float* remainders, const int32_t* slots, int rows, int pool, int32_t* depth, float* remainder,
                   cudaStream_t stream);
 
+/// A sentence that decodes greedily without asking the host; columns as of export/cuda_seats.py.
+struct alignas(64) Seat {
+  int32_t running, planned, position, steps_here, token, said, steps, renew;
+  int32_t memory_first, memory_count, base, limits, tokens_max, unused[3];
+};
+static_assert(sizeof(Seat) == 64);
+
+/// seats[at] = arrivals, threshold[at] = thresholds; at < 0 is padding.
+void seat_sentences(const int32_t* at, const Seat* arrivals, const float* thresholds, int count, int seats_all, Seat* seats, float* threshold,
+                    cudaStream_t stream);
+
+/// What the step before decided of each seat (halted, remainder, logprob, id of its row), and the tables of the next step, in which row i is seat i
+/// or padding. Without `plans` there is no next step yet: what was decided counts, and the tables mean nothing.
+struct SeatAdvance {
+  int eos, context;
+  bool plans;
+  const bool* halted;
+  const float *remainder, *logprob;
+  const int32_t* id;
+  Seat* seats;
+  /// [seats, context]; said: [seats, context, 2]
+  int32_t *key_depths, *said_ids;
+  float* said_numbers;
+  Row *active, *renewed, *begin;
+  int32_t *ids, *key_index, *seen, *slots;
+};
+void advance_seats(const SeatAdvance& io, int count, cudaStream_t stream);
+
 }  // namespace ponder

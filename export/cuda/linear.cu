@@ -14,7 +14,6 @@ namespace ponder {
 namespace {
 
 constexpr size_t WORKSPACE_BYTES = 32 << 20;
-constexpr int TUNED_ROWS = 4096;
 constexpr int CANDIDATES = 12;
 constexpr int TIMED_RUNS = 10;
 
@@ -57,13 +56,15 @@ struct Linear::Choice {
   int k, n;
   Epilogue epilogue;
   bool transposed;
+  int tuned_rows;
   cublasLtMatmulDesc_t product = nullptr;
   bool chosen = false;
   cublasLtMatmulAlgo_t algorithm;
   std::map<int, Layouts> layouts;
   std::map<int, cublasLtMatmulAlgo_t> algorithms;
 
-  Choice(int k, int n, Epilogue epilogue, bool transposed) : k(k), n(n), epilogue(epilogue), transposed(transposed) {
+  Choice(int k, int n, Epilogue epilogue, bool transposed, int tuned_rows)
+      : k(k), n(n), epilogue(epilogue), transposed(transposed), tuned_rows(tuned_rows) {
     check(cublasLtMatmulDescCreate(&product, CUBLAS_COMPUTE_32F, CUDA_R_32F), "cublasLtMatmulDescCreate");
     const cublasOperation_t op = transposed ? CUBLAS_OP_T : CUBLAS_OP_N;
     set(CUBLASLT_MATMUL_DESC_TRANSA, op);
@@ -125,9 +126,9 @@ struct Linear::Choice {
           "cublasLtMatmul");
   }
 
-  /// The fastest of cuBLASLt's candidates at TUNED_ROWS, timed on buffers of its own.
+  /// The fastest of cuBLASLt's candidates at tuned_rows, timed on buffers of its own.
   void choose(const __half* w, cudaStream_t stream) {
-    const size_t x_bytes = sizeof(__half) * TUNED_ROWS * k, y_bytes = sizeof(float) * TUNED_ROWS * n;
+    const size_t x_bytes = sizeof(__half) * tuned_rows * k, y_bytes = sizeof(float) * tuned_rows * n;
     __half* x = nullptr;
     float *y = nullptr, *residual = nullptr;
     check(cudaMalloc(&x, x_bytes), "tuning buffer");
@@ -139,11 +140,11 @@ struct Linear::Choice {
     cudaEventCreate(&began);
     cudaEventCreate(&ended);
     float best = INFINITY;
-    for (const auto& candidate : candidates(TUNED_ROWS, CANDIDATES)) {
+    for (const auto& candidate : candidates(tuned_rows, CANDIDATES)) {
       if (candidate.state != CUBLAS_STATUS_SUCCESS) continue;
-      for (int i = 0; i < 3; i++) multiply(TUNED_ROWS, candidate.algo, x, w, residual, y, stream);
+      for (int i = 0; i < 3; i++) multiply(tuned_rows, candidate.algo, x, w, residual, y, stream);
       cudaEventRecord(began, stream);
-      for (int i = 0; i < TIMED_RUNS; i++) multiply(TUNED_ROWS, candidate.algo, x, w, residual, y, stream);
+      for (int i = 0; i < TIMED_RUNS; i++) multiply(tuned_rows, candidate.algo, x, w, residual, y, stream);
       cudaEventRecord(ended, stream);
       check(cudaEventSynchronize(ended), "timing a product");
       float ms = 0;
@@ -155,7 +156,7 @@ struct Linear::Choice {
       }
     }
     if (std::getenv("PONDER_CUDA_VERBOSE") != nullptr)
-      fprintf(stderr, "linear %d x %d epilogue %d: %.1f us at %d rows\n", k, n, static_cast<int>(epilogue), best / TIMED_RUNS * 1000, TUNED_ROWS);
+      fprintf(stderr, "linear %d x %d epilogue %d: %.1f us at %d rows\n", k, n, static_cast<int>(epilogue), best / TIMED_RUNS * 1000, tuned_rows);
     cudaEventDestroy(began);
     cudaEventDestroy(ended);
     cudaFree(x);
@@ -177,7 +178,8 @@ struct Linear::Choice {
   }
 };
 
-Linear::Linear(int k, int n, Epilogue epilogue, bool transposed) : choice_(std::make_unique<Choice>(k, n, epilogue, transposed)) {}
+Linear::Linear(int k, int n, Epilogue epilogue, bool transposed, int tuned_rows)
+    : choice_(std::make_unique<Choice>(k, n, epilogue, transposed, tuned_rows)) {}
 Linear::~Linear() = default;
 
 void Linear::run(int rows, const __half* x, const __half* w, const void* bias, const float* residual, void* y, cudaStream_t stream) {

@@ -16,6 +16,7 @@
 namespace {
 
 using ponder::Row;
+using ponder::Seat;
 using ponder::Tile;
 
 constexpr auto F32 = ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT;
@@ -203,23 +204,33 @@ Compute tiled_attention(Ort::ConstKernelInfo info, bool memory) {
 }
 
 /// x, w, bias[, residual] -> y; one product a node, so that its choice of kernel stays with it.
+/// The rows that a product is tuned for; graphs of few rows say so.
+int tuned_rows(Ort::ConstKernelInfo info) {
+  int64_t rows = 0;
+  OrtStatus* missing = Ort::GetApi().KernelInfoGetAttribute_int64(info, "rows", &rows);
+  if (missing == nullptr) return static_cast<int>(rows);
+  Ort::GetApi().ReleaseStatus(missing);
+  return ponder::MANY_ROWS;
+}
+
 Compute linear(Ort::ConstKernelInfo info, bool relu) {
-  (void)info;
+  const int tuned = tuned_rows(info);
   auto product = std::make_shared<std::unique_ptr<ponder::Linear>>();
-  return [product, relu](Call& c) {
+  return [product, relu, tuned](Call& c) {
     const int k = c.dim(1, 0), n = c.dim(1, 1);
-    if (!*product) *product = std::make_unique<ponder::Linear>(k, n, relu ? ponder::Epilogue::bias_relu : ponder::Epilogue::bias, false);
+    if (!*product) *product = std::make_unique<ponder::Linear>(k, n, relu ? ponder::Epilogue::bias_relu : ponder::Epilogue::bias, false, tuned);
     const int rows = c.dim(0, 0);
     auto* y = c.out<__half>(0, {rows, n});
     (*product)->run(rows, c.in<__half>(0), c.in<__half>(1), c.in<__half>(2), nullptr, y, c.stream());
   };
 }
 
-Compute linear_add(Ort::ConstKernelInfo) {
+Compute linear_add(Ort::ConstKernelInfo info) {
+  const int tuned = tuned_rows(info);
   auto product = std::make_shared<std::unique_ptr<ponder::Linear>>();
-  return [product](Call& c) {
+  return [product, tuned](Call& c) {
     const int k = c.dim(1, 0), n = c.dim(1, 1);
-    if (!*product) *product = std::make_unique<ponder::Linear>(k, n, ponder::Epilogue::bias_add, false);
+    if (!*product) *product = std::make_unique<ponder::Linear>(k, n, ponder::Epilogue::bias_add, false, tuned);
     const int rows = c.dim(0, 0);
     auto* y = c.out<float>(0, {rows, n});
     (*product)->run(rows, c.in<__half>(0), c.in<__half>(1), c.in<float>(2), c.in<float>(3), y, c.stream());
@@ -313,6 +324,43 @@ void read_halting(Call& c) {
   ponder::read_halting(c.in<int32_t>(0), c.in<float>(1), c.in<int32_t>(2), rows, c.dim(0, 0), depth, remainder, c.stream());
 }
 
+/// at, arrivals, thresholds, seats, threshold
+void seat_sentences(Call& c) {
+  auto* seats = reinterpret_cast<Seat*>(c.in_place<int32_t>(3, 0));
+  auto* threshold = c.in_place<float>(4, 1);
+  ponder::seat_sentences(c.in<int32_t>(0), c.in<Seat>(1), c.in<float>(2), c.dim(0, 0), c.dim(3, 0), seats, threshold, c.stream());
+}
+
+/// seats, key_depths, halted, remainder, logprob, id, said_ids, said_numbers
+Compute advance_seats(Ort::ConstKernelInfo info) {
+  const int eos = static_cast<int>(info.GetAttribute<int64_t>("eos"));
+  const bool plans = info.GetAttribute<int64_t>("plans") != 0;
+  return [eos, plans](Call& c) {
+    const int64_t count = c.dim(0, 0), context = c.dim(1, 1);
+    ponder::SeatAdvance io{};
+    io.eos = eos;
+    io.context = static_cast<int>(context);
+    io.plans = plans;
+    io.halted = c.in<bool>(2);
+    io.remainder = c.in<float>(3);
+    io.logprob = c.in<float>(4);
+    io.id = c.in<int32_t>(5);
+    io.seats = reinterpret_cast<Seat*>(c.in_place<int32_t>(0, 0));
+    io.key_depths = c.in_place<int32_t>(1, 1);
+    io.said_ids = c.in_place<int32_t>(6, 2);
+    io.said_numbers = c.in_place<float>(7, 3);
+    const auto table = [&](size_t o) { return reinterpret_cast<Row*>(c.out<int32_t>(o, {count, 8})); };
+    io.active = table(4);
+    io.renewed = table(5);
+    io.begin = table(6);
+    io.ids = c.out<int32_t>(7, {count});
+    io.key_index = c.out<int32_t>(8, {count * context});
+    io.seen = c.out<int32_t>(9, {count, 2});
+    io.slots = c.out<int32_t>(10, {count});
+    ponder::advance_seats(io, static_cast<int>(count), c.stream());
+  };
+}
+
 const std::vector<Op*>& operators() {
   static const std::vector<Op*> all = {
       new Op("StartRows", {I32, I32, I8, F32, F32, F32, F32}, {F32, F32, F32}, start_rows),
@@ -333,6 +381,8 @@ const std::vector<Op*>& operators() {
       new Op("ReadSums", {F32, I32, F32, F32}, {F16}, [](auto info) { return read_sums(info, true); }),
       new Op("TargetLogProb", {F32, F32, I32}, {F32}, stateless(target_logprob)),
       new Op("TopLogProbs", {F32, F32, I64}, {F32, I32}, stateless(top_logprobs), 2),
+      new Op("SeatSentences", {I32, I32, F32, I32, F32}, {I32, F32}, stateless(seat_sentences)),
+      new Op("AdvanceSeats", {I32, I32, BOOL, F32, F32, I32, I32, F32}, {I32, I32, I32, F32, I32, I32, I32, I32, I32, I32, I32}, advance_seats),
       new Op("ReadHalting", {I32, F32, I32}, {I32, F32}, stateless(read_halting)),
   };
   return all;

@@ -3,6 +3,7 @@
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <functional>
 #include <map>
 #include <random>
@@ -330,6 +331,132 @@ void test_linear(Epilogue epilogue, bool transposed, const char* what) {
   expect("  numbers that differ at other row counts", differ, 0);
 }
 
+/// Seats in every state, against export/cuda_seats.py said as a loop.
+void test_seats() {
+  const int count = 300, context = 40, max_steps = 6, eos = 2;
+  std::vector<Seat> seats(count);
+  std::vector<int32_t> depths(count * context), said_ids(2 * count * context, -7), ids(count);
+  std::vector<float> said_numbers(2 * count * context, -7), logprob = floats(count), remainder = floats(count);
+  std::vector<char> halted(count);
+  for (auto& d : depths) d = 1 + below(max_steps);
+  for (int i = 0; i < count; i++) {
+    const int position = below(30);
+    seats[i] = {below(5) > 0, below(4) > 0, position, below(max_steps - 1), below(1000), position, 3 * position, below(3) * 2, 40 * i, 1 + below(40),
+                1000 * i, max_steps * 256 + 1, position + 1 + below(4), {}};
+    if (seats[i].running == 0) seats[i].planned = 0;
+    ids[i] = below(8);
+    halted[i] = below(2);
+  }
+  for (const bool plans : {true, false}) {
+    Device<Seat> d_seats(seats);
+    Device<int32_t> d_depths(depths), d_said_ids(said_ids), d_ids(ids), read(count), index(count * context), seen(2 * count), slots(count);
+    Device<float> d_said_numbers(said_numbers), d_logprob(logprob), d_remainder(remainder);
+    Device<char> d_halted(halted);
+    Device<Row> active(count), renewed(count), begin(count);
+    SeatAdvance io{eos, context, plans, reinterpret_cast<bool*>(d_halted.data), d_remainder, d_logprob, d_ids, d_seats, d_depths, d_said_ids, d_said_numbers,
+                   active, renewed, begin, read, index, seen, slots};
+    advance_seats(io, count, 0);
+    ok(cudaGetLastError());
+    const auto got = d_seats.read();
+    const auto got_depths = d_depths.read(), got_said = d_said_ids.read(), got_read = read.read(), got_index = index.read(), got_seen = seen.read(), got_slots = slots.read();
+    const auto got_numbers = d_said_numbers.read();
+    const auto got_active = active.read(), got_renewed = renewed.read(), got_begin = begin.read();
+    auto want_depths = depths;
+    auto want_said = said_ids;
+    auto want_numbers = said_numbers;
+    double wrong = 0;
+    const auto differ = [](const auto& a, const auto& b) { return std::memcmp(&a, &b, sizeof(a)) != 0; };
+    for (int i = 0; i < count; i++) {
+      Seat s = seats[i];
+      if (s.planned) {
+        s.steps_here++, s.steps++;
+        if (halted[i]) {
+          want_said[2 * (i * context + s.said)] = ids[i], want_said[2 * (i * context + s.said) + 1] = s.steps_here;
+          want_numbers[2 * (i * context + s.said)] = logprob[i], want_numbers[2 * (i * context + s.said) + 1] = remainder[i];
+          want_depths[i * context + s.position] = std::min(s.steps_here + 1, max_steps);
+          s.said++;
+          if (ids[i] == eos || s.said >= s.tokens_max) {
+            s.running = 0;
+          } else {
+            s.renew = s.steps_here < max_steps ? s.steps_here + 1 : 0;
+            s.position++, s.token = ids[i], s.steps_here = 0;
+          }
+        }
+      }
+      s.planned = s.running && plans;
+      wrong += differ(s, got[i]);
+      const Row blank{-1, -1, 0, 1, 0, 1, 0, 255 * 256};
+      Row row = blank, again = blank;
+      const int p = s.position, t = s.steps_here + 1;
+      if (s.running) row = {2 * i + p % 2, s.base + p * max_steps + t - 1, p, t, i * context, p + 1, 0, s.limits};
+      if (s.running && t == 1 && s.renew > 0) again = {2 * i + (p + 1) % 2, s.base + (p - 1) * max_steps + s.renew - 1, p - 1, s.renew, 0, p, 0, 255 * 256};
+      const Row first = t == 1 ? row : blank;
+      wrong += differ(row, got_active[i]) + differ(again, got_renewed[i]) + differ(first, got_begin[i]);
+      wrong += got_read[i] != (s.running && t == 1 ? s.token : 0);
+      wrong += got_seen[2 * i] != (s.running ? s.memory_first : 0) || got_seen[2 * i + 1] != (s.running ? s.memory_count : 1) || got_slots[i] != row.slot;
+      for (int j = 0; s.running && j <= p; j++)
+        wrong += got_index[i * context + j] != (j == p ? row.cache_row : s.base + j * max_steps + std::min(t, want_depths[i * context + j]) - 1);
+    }
+    wrong += want_depths != got_depths || want_said != got_said || want_numbers != got_numbers;
+    expect(plans ? "seats, what goes on" : "seats, settled", wrong, 0);
+  }
+  std::vector<Seat> arrivals(seats.begin(), seats.begin() + 20);
+  std::vector<int32_t> at;
+  for (int i = 0; i < 20; i++) at.push_back(i % 5 == 4 ? -1 : 7 * i);
+  Device<Seat> d_arrivals(arrivals), into(count);
+  Device<int32_t> d_at(at);
+  Device<float> thresholds(floats(20)), threshold(count);
+  seat_sentences(d_at, d_arrivals, thresholds, 20, count, into, threshold, 0);
+  const auto seated = into.read();
+  const auto set = threshold.read(), asked = thresholds.read();
+  double wrong = 0;
+  for (int i = 0; i < 20; i++)
+    if (at[i] >= 0) wrong += std::memcmp(&seated[at[i]], &arrivals[i], sizeof(Seat)) != 0 || set[at[i]] != asked[i];
+  expect("seating sentences", wrong, 0);
+}
+
+/// The products of a decoder's step, a row a sentence: which row count they are best tuned for.
+void time_products() {
+  struct Shape {
+    const char* name;
+    int k, n;
+    Epilogue epilogue;
+    bool transposed;
+  };
+  const Shape shapes[] = {{"qkv", 512, 1536, Epilogue::bias, false}, {"o", 512, 512, Epilogue::bias_add, false}, {"f1", 512, 2048, Epilogue::bias_relu, false},
+                          {"f2", 2048, 512, Epilogue::bias_add, false}, {"logits", 512, 8192, Epilogue::plain, true}};
+  const int most = 2048;
+  cudaStream_t stream;
+  cudaEvent_t began, ended;
+  ok(cudaStreamCreate(&stream)), ok(cudaEventCreate(&began)), ok(cudaEventCreate(&ended));
+  for (const Shape& s : shapes) {
+    Device<__half> x(static_cast<size_t>(most) * s.k), w(static_cast<size_t>(s.k) * s.n), half_bias(s.n);
+    Device<float> bias(s.n), residual(static_cast<size_t>(most) * s.n), y(static_cast<size_t>(most) * s.n);
+    for (const int tuned : {128, 256, 512, 1024, 4096}) {
+      Linear product(s.k, s.n, s.epilogue, s.transposed, tuned);
+      std::printf("%s tuned for %d rows:", s.name, tuned);
+      for (const int rows : {64, 256, 512, 1024, 2048}) {
+        const bool wide = s.epilogue == Epilogue::bias_add || s.epilogue == Epilogue::plain;
+        auto run = [&] { product.run(rows, x, w, wide ? static_cast<void*>(bias.data) : half_bias.data, residual, y, stream); };
+        run();
+        cudaGraph_t graph;
+        cudaGraphExec_t executable;
+        ok(cudaStreamSynchronize(stream)), ok(cudaStreamBeginCapture(stream, cudaStreamCaptureModeRelaxed));
+        for (int i = 0; i < 20; i++) run();
+        ok(cudaStreamEndCapture(stream, &graph)), ok(cudaGraphInstantiate(&executable, graph, 0)), ok(cudaGraphLaunch(executable, stream));
+        ok(cudaEventRecord(began, stream));
+        for (int i = 0; i < 5; i++) ok(cudaGraphLaunch(executable, stream));
+        ok(cudaEventRecord(ended, stream)), ok(cudaEventSynchronize(ended));
+        float ms = 0;
+        cudaEventElapsedTime(&ms, began, ended);
+        std::printf(" %d rows %.1f us", rows, ms * 10);
+        ok(cudaGraphExecDestroy(executable)), ok(cudaGraphDestroy(graph));
+      }
+      std::printf("\n");
+    }
+  }
+}
+
 /// A step of `lanes` x `length` positions, all running, as the graph makes it.
 void time_step(int lanes, int length) {
   const int d = 512, heads = 8, ffn = 2048, rows = lanes * length, slots = rows + 1;
@@ -409,6 +536,7 @@ int main() {
   test_compaction();
   test_keys_and_values();
   test_output();
+  test_seats();
   test_linear(Epilogue::bias, false, "linear");
   test_linear(Epilogue::bias_relu, false, "linear, relu");
   test_linear(Epilogue::bias_add, false, "linear, residual");
@@ -416,6 +544,7 @@ int main() {
   for (int lanes : {1, 4, 16, 64, 128, 256}) time_step(lanes, 32);
   time_step(32, 256);
   time_step(16, 512);
+  time_products();
   std::printf(failures == 0 ? "all kernels agree\n" : "%d failures\n", failures);
   return failures == 0 ? 0 : 1;
 }
