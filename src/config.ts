@@ -356,7 +356,8 @@ export function assertServable(config: Config, models: readonly ModelDescription
         `cacheRowsMax (${config.cacheRowsMax}) is below what a request to ${id} can need (${rows}): raise --cache-rows-max`,
       );
     }
-    const onDevice = rows * config.deviceCohorts;
+    // Half of it is for greedy sentences.
+    const onDevice = 2 * rows * config.deviceCohorts;
     if (task === 'translate' && config.deviceCacheRowsMax < onDevice) {
       throw new ConfigError(
         `deviceCacheRowsMax (${config.deviceCacheRowsMax}) is below what a request to ${id} can need in each cohort (${onDevice} in all): raise --device-cache-rows-max`,

@@ -15,7 +15,7 @@ import type { HaltingCounts } from '../scheduler/halting-counts.js';
 import type { CachePool } from '../scheduler/prefix-cache.js';
 import type { RangeMemory } from '../scheduler/range-memory.js';
 import type { StageCounter, StageMessage } from './stage.js';
-import type { TranslateJobs } from './translate-jobs.js';
+import { type TranslateJobs, toHypothesis } from './translate-jobs.js';
 
 const BEST_MAX = candidatesPerHypothesis(BEAM_MAX);
 
@@ -115,7 +115,7 @@ export class DecodeCohort {
 
   private finish(sentences: readonly Sentence[], now: () => number, messages: StageMessage[]): void {
     const { jobs, memory } = this.setup;
-    jobs.decided(sentences, now());
+    for (const { request } of sentences) jobs.decided(request, now());
     const { done, tokens } = this.scheduler.applyFinish(
       { kind: 'finish', sentences },
       sentences.map((sentence) => this.bestOf(sentence)),
@@ -123,7 +123,7 @@ export class DecodeCohort {
     messages.push(...jobs.tokenMessages(tokens));
     for (const { sentence, best } of done) {
       memory.give(sentence.request.memoryRows);
-      messages.push(jobs.answer(sentence, best));
+      messages.push(jobs.answer(sentence.request, sentence, best.map(toHypothesis)));
     }
   }
 

@@ -20,6 +20,10 @@ export interface TranslationSetup {
 /** Source positions of one encoder step, and hypotheses of one decoder step: what waits behind it are the tokens of others. */
 const ENCODER_ROWS_MAX = 2048;
 const DECODER_ROWS_MAX = 2048;
+/** Greedy sentences that decode at a time, each of which is a row of every step. */
+const SEATS_MAX = 1024;
+/** Half of the cache is theirs; the cohorts of beams have the rest. */
+const SEATS_SHARE = 1 / 2;
 
 /** Throws RuntimeFailure. */
 export function openTranslationOnDevice(device: Device, model: ModelDescription, setup: TranslationSetup): Opened {
@@ -30,16 +34,21 @@ export function openTranslationOnDevice(device: Device, model: ModelDescription,
     rowsMax: Math.max(contextTokens, Math.min(setup.rowsMax, ENCODER_ROWS_MAX)),
     finishRowsMax: FINISH_ROWS_MAX,
   };
+  const seats = {
+    seatsMax: Math.min(lanesMax * cohorts, SEATS_MAX),
+    cacheRowsMax: Math.floor(setup.cacheRowsMax * SEATS_SHARE),
+    stepsMax,
+  };
   const decoder = {
     rowsMax: Math.min(setup.rowsMax, DECODER_ROWS_MAX),
-    cacheRowsMax: Math.floor(setup.cacheRowsMax / cohorts),
+    cacheRowsMax: Math.floor((setup.cacheRowsMax - seats.cacheRowsMax) / cohorts),
   };
   const graphs = openTranslationGraphs(device, model);
-  const sizes = { encoder, memoryRows: slotsMax, decoder, cohorts, contextTokens, maxSteps };
+  const sizes = { encoder, memoryRows: slotsMax, seats, decoder, cohorts, contextTokens, maxSteps, bosId };
   const family = new ResidentTranslation(device, graphs, sizes);
-  const { encoder: encoding, decoders } = family;
+  const { encoder: encoding, seats: seating, decoders } = family;
   const stage = new ResidentTranslateStage(
-    { id, maxSteps, bosId, eosId, contextTokens, encoder: encoding, decoders },
+    { id, maxSteps, bosId, eosId, contextTokens, encoder: encoding, seats: seating, decoders },
     sizes,
   );
   const release = () => {

@@ -1,24 +1,27 @@
 /**
- * Translation on a device. One encoder feeds cohorts of sentences that decode; each has a launch of its own under way, and while the device runs one
- * the host reads and plans another.
+ * Translation on a device. One encoder feeds what decodes: seats for greedy sentences, which go on without the host, and cohorts for beams, each with
+ * a launch of its own under way, so that while the device runs one the host reads and plans another.
  *
- *   job ──> encoder lanes ──memory rows──> sentences of a cohort ──> results, one a sentence
+ *   job ──> encoder lanes ──memory rows──> sentences in seats, or of a cohort ──> results, one a sentence
  *
  * The encoder takes a turn after every few of the decoders': its launches cost about the same for one sentence as for twenty, so it lets some wait.
  */
 import type { Launching } from '../families/launching.js';
 import type { LaunchingDecoder } from '../families/resident-decoder.js';
 import type { EncodedLane } from '../families/resident-encoder.js';
+import type { SeatingDecoder } from '../families/seated-decoder.js';
 import type { DecodeLimits } from '../scheduler/decode-scheduler.js';
 import { HaltingCounts } from '../scheduler/halting-counts.js';
 import { HaltingHistory } from '../scheduler/halting-history.js';
 import { type Expired, LaneQueue, type TimeLimits } from '../scheduler/lane-queue.js';
 import { RangeMemory } from '../scheduler/range-memory.js';
 import { type ResidentLane, type ResidentLimits, ResidentScheduler } from '../scheduler/resident-scheduler.js';
+import type { SeatLimits } from '../scheduler/seat-scheduler.js';
 import { DecodeCohort } from './decode-cohort.js';
 import { LaunchCohort } from './launch-cohort.js';
 import type { Job, StageTelemetry } from './protocol.js';
-import { type Stage, StageCounter, type StageGauges, type StageTurn } from './stage.js';
+import { SeatCohort } from './seat-cohort.js';
+import { type Stage, StageCounter, type StageGauges, type StageMessage, type StageTurn } from './stage.js';
 import { TranslateJobs } from './translate-jobs.js';
 
 export interface ResidentTranslateModel {
@@ -28,19 +31,22 @@ export interface ResidentTranslateModel {
   readonly eosId: number;
   readonly contextTokens: number;
   readonly encoder: Launching<EncodedLane>;
-  /** One a cohort. */
+  /** Greedy sentences. */
+  readonly seats: SeatingDecoder;
+  /** Beams: one a cohort. */
   readonly decoders: readonly LaunchingDecoder[];
 }
 
 export interface ResidentTranslateLimits {
   readonly encoder: ResidentLimits;
   readonly memoryRows: number;
+  readonly seats: SeatLimits;
   /** Of each cohort. */
   readonly decoder: DecodeLimits;
 }
 
-/** Turns of decoders to one of the encoder, while there are sentences to decode. */
-const DECODER_TURNS = 3;
+/** Steps of decoders to a turn of the encoder, while there are sentences to decode. */
+const DECODER_STEPS = 3;
 
 export class ResidentTranslateStage implements Stage {
   readonly kind = 'translate';
@@ -52,10 +58,12 @@ export class ResidentTranslateStage implements Stage {
   private readonly history: HaltingHistory;
   private readonly encoderCounter: StageCounter;
   private readonly decoderCounter: StageCounter;
+  private readonly seats: SeatCohort;
   private readonly cohorts: readonly DecodeCohort[];
   private halting: HaltingCounts;
+  /** Whose turn is next: 0 the seats', then each cohort's. */
   private next = 0;
-  private decoderTurns = 0;
+  private decoderSteps = 0;
 
   constructor(model: ResidentTranslateModel, limits: ResidentTranslateLimits) {
     const { id, maxSteps, bosId, eosId } = model;
@@ -69,6 +77,7 @@ export class ResidentTranslateStage implements Stage {
     this.encoder = new LaunchCohort(scheduler, model.encoder, this.encoderCounter);
     this.decoderCounter = new StageCounter(id, 'decoder');
     const shared = { jobs: this.jobs, memory: this.memory, counter: this.decoderCounter };
+    this.seats = new SeatCohort({ maxSteps, eosId, limits: limits.seats, family: model.seats, ...shared });
     this.cohorts = model.decoders.map((family) => {
       return new DecodeCohort({ maxSteps, bosId, eosId, limits: limits.decoder, family, ...shared });
     });
@@ -85,6 +94,7 @@ export class ResidentTranslateStage implements Stage {
     this.queue.abort(jobId);
     this.jobs.settle(jobId);
     this.encoder.abort(jobId);
+    this.seats.abort(jobId);
     for (const cohort of this.cohorts) cohort.abort(jobId);
   }
 
@@ -101,20 +111,28 @@ export class ResidentTranslateStage implements Stage {
 
   /** One turn of a decoder or of the encoder: what its launch gave is read, and its next launch enqueued. */
   async turn(now: () => number): Promise<StageTurn | null> {
-    if (this.decoderTurns >= DECODER_TURNS) {
-      this.decoderTurns = 0;
+    if (this.decoderSteps >= DECODER_STEPS) {
+      this.decoderSteps = 0;
       const turn = this.encodeTurn(now);
       if (turn !== null) return turn;
     }
-    for (let tried = 0; tried < this.cohorts.length; tried++) {
-      const cohort = this.cohorts[this.next] as DecodeCohort;
-      this.next = (this.next + 1) % this.cohorts.length;
-      const messages = cohort.turn(now);
-      if (messages === null) continue;
-      this.decoderTurns += 1;
-      return { started: [], messages };
+    for (let tried = 0; tried <= this.cohorts.length; tried++) {
+      const messages = this.decodeTurn(this.next, now);
+      this.next = (this.next + 1) % (this.cohorts.length + 1);
+      if (messages !== null) return { started: [], messages };
     }
     return this.encodeTurn(now);
+  }
+
+  private decodeTurn(which: number, now: () => number): readonly StageMessage[] | null {
+    if (which === 0) {
+      const turn = this.seats.turn(now);
+      this.decoderSteps += turn?.steps ?? 0;
+      return turn?.messages ?? null;
+    }
+    const messages = (this.cohorts[which - 1] as DecodeCohort).turn(now);
+    if (messages !== null) this.decoderSteps += 1;
+    return messages;
   }
 
   private encodeTurn(now: () => number): StageTurn | null {
@@ -122,7 +140,7 @@ export class ResidentTranslateStage implements Stage {
     return started === null ? null : { started, messages: [] };
   }
 
-  /** An encoded sentence goes on to the cohort that has the fewest, and its memory rows with it. */
+  /** An encoded sentence goes on to a seat, or to the cohort that has the fewest, and its memory rows with it. */
   private handOver({ request, memoryRows, positionSteps }: ResidentLane, { depths, remainders }: EncodedLane): void {
     const decoding = this.jobs.toDecode({ request, memoryRows, depths, positionSteps });
     if (decoding === null) {
@@ -131,20 +149,21 @@ export class ResidentTranslateStage implements Stage {
     }
     this.history.add(depths);
     this.halting.addAll(depths, remainders);
-    this.cohorts.reduce((least, cohort) => (cohort.sentences < least.sentences ? cohort : least)).submit(decoding);
+    if (decoding.beam === 1) this.seats.submit(decoding);
+    else this.cohorts.reduce((least, cohort) => (cohort.sentences < least.sentences ? cohort : least)).submit(decoding);
   }
 
   gauges(): StageGauges {
-    const { cohorts } = this;
+    const { cohorts, seats } = this;
     const encoder = this.encoder.scheduler;
     const sum = (of: (cohort: DecodeCohort) => number) => cohorts.reduce((total, cohort) => total + of(cohort), 0);
     return {
       lanesWaiting: this.queue.lanes,
-      lanesRunning: encoder.lanesRunning + sum(({ sentences }) => sentences),
+      lanesRunning: encoder.lanesRunning + seats.sentences + sum(({ sentences }) => sentences),
       slotsUsed: encoder.slotsUsed,
       slotsTotal: encoder.limits.slotsMax,
-      cacheRowsUsed: sum(({ cache }) => cache.used),
-      cacheRowsTotal: sum(({ cache }) => cache.capacity),
+      cacheRowsUsed: seats.cacheRowsUsed + sum(({ cache }) => cache.used),
+      cacheRowsTotal: seats.cacheRowsMax + sum(({ cache }) => cache.capacity),
     };
   }
 
@@ -158,7 +177,7 @@ export class ResidentTranslateStage implements Stage {
     const maxSteps = atStep.length - 1;
     this.halting = new HaltingCounts(maxSteps);
     const decoded = new HaltingCounts(maxSteps);
-    for (const cohort of this.cohorts) decoded.merge(cohort.takeHalting());
+    for (const decoder of [this.seats, ...this.cohorts]) decoded.merge(decoder.takeHalting());
     return [
       this.encoderCounter.take({ haltedAtStep: atStep, remainderTenths, remainderSum }),
       this.decoderCounter.take({

@@ -76,6 +76,14 @@ export class StageCounter {
     this.tally.keysComputed += keys.keysComputed;
   }
 
+  /** Several steps as one launch, of which only the sums are known. */
+  launch(steps: number, active: number, renewed: number): void {
+    this.tally.steps += steps;
+    this.tally.activeRows += active;
+    this.tally.renewedRows += renewed;
+    for (let i = 0; i < steps; i++) this.tally.rowsPerStep.push(active / steps);
+  }
+
   padded(rows: number): void {
     this.tally.paddedRows += rows;
   }

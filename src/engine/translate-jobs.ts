@@ -1,6 +1,6 @@
 /** The jobs of a translating stage, and what a sentence is answered with: the same wherever the model runs. */
 import { ServerError } from '../errors.js';
-import type { Decoded, DecodeRequest, NewToken, Sentence } from '../scheduler/decode-scheduler.js';
+import type { Decoded, DecodeRequest, NewToken } from '../scheduler/decode-scheduler.js';
 import type { LaneRequest } from '../scheduler/lane.js';
 import type { Job, SentenceResult, TranslateJob, TranslationHypothesis } from './protocol.js';
 import type { StageMessage } from './stage.js';
@@ -10,6 +10,12 @@ interface Encoded {
   readonly depths: Uint8Array;
   readonly steps: number;
   firstTokenAtMs: number | null;
+}
+
+/** Of all hypotheses of a sentence. */
+export interface DecodedWork {
+  readonly positionSteps: number;
+  readonly positions: number;
 }
 
 export interface EncodedSentence {
@@ -62,35 +68,35 @@ export class TranslateJobs {
     return decoding;
   }
 
-  /** The next token of these sentences is known: call before they have it. */
-  decided(sentences: readonly Sentence[], nowMs: number): void {
-    for (const { request, hypotheses } of sentences) {
-      if (hypotheses[0]?.node.position === 0) (this.encoded.get(request) as Encoded).firstTokenAtMs = nowMs;
-    }
+  /** A token of this sentence is known. */
+  decided(request: DecodeRequest, nowMs: number): void {
+    (this.encoded.get(request) as Encoded).firstTokenAtMs ??= nowMs;
+  }
+
+  streams({ jobId }: DecodeRequest): boolean {
+    return this.jobs.get(jobId)?.job.streamTokens === true;
   }
 
   /** For the jobs that are streamed. */
   tokenMessages(tokens: readonly NewToken[]): StageMessage[] {
-    const messages: StageMessage[] = [];
-    for (const { sentence, id, logprob, depth } of tokens) {
-      const { jobId, index } = sentence.request;
-      if (this.jobs.get(jobId)?.job.streamTokens !== true) continue;
-      const message = { type: 'token', jobId, index, id, logprob, depth } as const;
-      messages.push({ jobId, message, transfer: [], completesPart: false });
-    }
-    return messages;
+    return tokens.filter(({ request }) => this.streams(request)).map((token) => this.tokenMessage(token));
   }
 
-  answer(sentence: Sentence, best: readonly Decoded[]): StageMessage {
-    const { jobId, index } = sentence.request;
-    const encoded = this.encoded.get(sentence.request) as Encoded;
-    const hypotheses = best.map(toHypothesis);
+  tokenMessage({ request: { jobId, index }, id, logprob, depth }: NewToken): StageMessage {
+    const message = { type: 'token', jobId, index, id, logprob, depth } as const;
+    return { jobId, message, transfer: [], completesPart: false };
+  }
+
+  /** @param hypotheses best first; their arrays move to the main thread */
+  answer(request: DecodeRequest, work: DecodedWork, hypotheses: readonly TranslationHypothesis[]): StageMessage {
+    const { jobId, index } = request;
+    const encoded = this.encoded.get(request) as Encoded;
     const result: SentenceResult = {
       hypotheses,
       encoderDepths: encoded.depths,
       encoderSteps: encoded.steps,
-      decoderSteps: sentence.positionSteps,
-      decoderPositions: sentence.positions,
+      decoderSteps: work.positionSteps,
+      decoderPositions: work.positions,
       firstTokenAtMs: encoded.firstTokenAtMs as number,
     };
     const arrays = hypotheses.flatMap(({ ids, logprobs, depths }) => [ids, logprobs, depths]);
@@ -103,7 +109,7 @@ export class TranslateJobs {
   }
 }
 
-function toHypothesis({ ids, logprobs, depths, score, finishReason }: Decoded): TranslationHypothesis {
+export function toHypothesis({ ids, logprobs, depths, score, finishReason }: Decoded): TranslationHypothesis {
   return {
     ids: Int32Array.from(ids),
     logprobs: Float32Array.from(logprobs),

@@ -24,7 +24,7 @@ import {
 import { SlotPool } from '../scheduler/slot-pool.js';
 import type { Job, StageTelemetry } from './protocol.js';
 import { type Stage, StageCounter, type StageGauges, type StageTurn } from './stage.js';
-import { TranslateJobs } from './translate-jobs.js';
+import { TranslateJobs, toHypothesis } from './translate-jobs.js';
 
 /** What a translating family does for the engine; `families/translation.ts` implements it. */
 export interface TranslationFamily {
@@ -165,12 +165,12 @@ export class TranslateStage implements Stage {
       case 'finish': {
         const best = await family.decodeFinish(plan);
         const ran = now();
-        this.jobs.decided(plan.sentences, ran);
+        for (const { request } of plan.sentences) this.jobs.decided(request, ran);
         const { done, tokens } = decoder.applyFinish(plan, best);
         const messages = this.jobs.tokenMessages(tokens);
         for (const { sentence, best: hypotheses } of done) {
           this.memory.give(sentence.request.memoryRows);
-          messages.push(this.jobs.answer(sentence, hypotheses));
+          messages.push(this.jobs.answer(sentence.request, sentence, hypotheses.map(toHypothesis)));
         }
         decoderCounter.time(ran - planned, planned - startMs + now() - ran);
         return { started: [], messages };

@@ -107,7 +107,7 @@ export interface BestTokens {
 }
 
 export interface NewToken {
-  readonly sentence: Sentence;
+  readonly request: DecodeRequest;
   readonly id: number;
   readonly logprob: number;
   readonly depth: number;
@@ -302,7 +302,7 @@ export class DecodeScheduler {
     let finishReason: FinishReason | null = 'stop';
     if (id !== this.eosId) {
       ids.push(id);
-      tokens.push({ sentence, id, logprob, depth });
+      tokens.push({ request: sentence.request, id, logprob, depth });
       finishReason = ids.length >= maxNewTokens ? 'length' : repeatsItself(ids) ? 'repetition' : null;
     }
     const living = finishReason === null ? [{ from: 0, said: { ids, logprobs, depths, total } }] : [];

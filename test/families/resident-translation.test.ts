@@ -28,6 +28,7 @@ const CONTEXT = 128;
 const LIMITS: ResidentTranslateLimits = {
   encoder: { rowsMax: 128, lanesMax: 8, slotsMax: 256, finishRowsMax: 128, flatRows: 64, stepsMax: 3 },
   memoryRows: 160,
+  seats: { seatsMax: 6, cacheRowsMax: 1500, stepsMax: 4 },
   decoder: { rowsMax: 24, cacheRowsMax: 3000 },
 };
 
@@ -47,6 +48,7 @@ before(async () => {
     cohorts: 2,
     contextTokens: CONTEXT,
     maxSteps: MAX_STEPS,
+    bosId: model.bosId,
   });
 });
 after(async () => {
@@ -75,9 +77,9 @@ interface Translated {
 
 async function translate(jobs: readonly Wanted[], cohorts = 2): Promise<Translated[]> {
   const { id, maxSteps, bosId, eosId } = model;
-  const { encoder, decoders } = family;
+  const { encoder, seats, decoders } = family;
   const stage = new ResidentTranslateStage(
-    { id, maxSteps, bosId, eosId, contextTokens: CONTEXT, encoder, decoders: decoders.slice(0, cohorts) },
+    { id, maxSteps, bosId, eosId, contextTokens: CONTEXT, encoder, seats, decoders: decoders.slice(0, cohorts) },
     LIMITS,
   );
   const all = jobs.map(() => ({ results: [] as SentenceResult[], tokens: [] as number[] }));

@@ -102,7 +102,7 @@ function runAll(arrivals: readonly Arrival[], limits: DecodeLimits): void {
 /** Greedy sentences say their tokens as they come, in order; others none. */
 function assertTokens({ tokens, done }: Decoding, jobs: ReadonlyMap<number, Arrival>): void {
   for (const [jobId, { sentence }] of jobs) {
-    const said = tokens.filter(({ sentence: { request } }) => request.jobId === jobId);
+    const said = tokens.filter(({ request }) => request.jobId === jobId);
     if (sentence.beam > 1) assert.equal(said.length, 0);
     const best = done.get(jobId)?.best[0];
     if (sentence.beam > 1 || best === undefined) continue;

@@ -1,0 +1,128 @@
+/** Greedy sentences that decode on a device by themselves: while one launch is read, the next runs, and what it needs is already there. */
+import { LAUNCHES_AHEAD, type SeatingDecoder } from '../families/seated-decoder.js';
+import { RuntimeFailure } from '../runtime/backend.js';
+import type { DecodeRequest } from '../scheduler/decode-scheduler.js';
+import type { HaltingCounts } from '../scheduler/halting-counts.js';
+import type { RangeMemory } from '../scheduler/range-memory.js';
+import {
+  type Said,
+  type SeatedSentence,
+  type SeatLimits,
+  type SeatPlan,
+  SeatScheduler,
+} from '../scheduler/seat-scheduler.js';
+import type { TranslationHypothesis } from './protocol.js';
+import type { StageCounter, StageMessage } from './stage.js';
+import type { TranslateJobs } from './translate-jobs.js';
+
+export interface SeatCohortSetup {
+  readonly maxSteps: number;
+  readonly eosId: number;
+  readonly limits: SeatLimits;
+  readonly family: SeatingDecoder;
+  readonly jobs: TranslateJobs;
+  readonly memory: RangeMemory;
+  readonly counter: StageCounter;
+}
+
+/** With fewer sentences nothing is gained by a launch ahead, and the last one's end would be waited for in vain. */
+const AHEAD_FROM = 16;
+
+export class SeatCohort {
+  private readonly scheduler: SeatScheduler;
+  /** Under way, in their order. */
+  private readonly plans: SeatPlan[] = [];
+
+  constructor(private readonly setup: SeatCohortSetup) {
+    this.scheduler = new SeatScheduler(setup.limits, setup.maxSteps, setup.eosId);
+  }
+
+  get sentences(): number {
+    return this.scheduler.lanesWaiting + this.scheduler.lanesRunning;
+  }
+  get cacheRowsUsed(): number {
+    return this.scheduler.cacheRowsUsed;
+  }
+  get cacheRowsMax(): number {
+    return this.setup.limits.cacheRowsMax;
+  }
+
+  submit(request: DecodeRequest): void {
+    this.scheduler.submit(request);
+  }
+
+  /** Whatever runs now still writes for it, and nothing that comes later does. */
+  abort(jobId: number): void {
+    for (const rows of this.scheduler.abort(jobId)) this.setup.memory.give(rows);
+  }
+
+  takeHalting(): HaltingCounts {
+    return this.scheduler.takeHalting();
+  }
+
+  /** Reads a launch, enqueues one, or both; null: there is nothing to do. */
+  turn(now: () => number): { readonly messages: StageMessage[]; readonly steps: number } | null {
+    const { scheduler, plans, setup } = this;
+    const startMs = now();
+    const ahead = scheduler.lanesRunning < AHEAD_FROM ? 1 : LAUNCHES_AHEAD;
+    const messages: StageMessage[] = [];
+    let waitedMs = 0;
+    let deviceMs = 0;
+    const read = plans.length >= ahead || this.sentences === 0 ? plans.shift() : undefined;
+    if (read !== undefined) {
+      const launch = setup.family.fetch(read);
+      waitedMs = now() - startMs;
+      deviceMs = launch.deviceMs;
+      const progress = scheduler.apply(read, launch);
+      setup.counter.launch(read.steps, progress.activeSteps, progress.renewed);
+      setup.counter.padded(launch.rows * read.steps - progress.activeSteps);
+      this.settle(progress.said, progress.done, now(), messages);
+    }
+    const plan = plans.length < ahead ? scheduler.schedule() : null;
+    if (plan !== null) {
+      setup.family.enqueue(plan);
+      plans.push(plan);
+    }
+    if (read === undefined && plan === null) return null;
+    setup.counter.time(deviceMs, now() - startMs - waitedMs);
+    return { messages, steps: plan?.steps ?? 0 };
+  }
+
+  private settle(
+    said: readonly Said[],
+    done: readonly SeatedSentence[],
+    nowMs: number,
+    messages: StageMessage[],
+  ): void {
+    const { jobs, memory } = this.setup;
+    for (const { sentence, from, to } of said) {
+      const { request, ids, logprobs, depths } = sentence;
+      for (let n = from; n < to; n++) {
+        if (Number.isNaN(logprobs[n]))
+          throw new RuntimeFailure('decode', 'the model computed a log-probability that is not a number');
+      }
+      if (from === 0) jobs.decided(request, nowMs);
+      if (!jobs.streams(request)) continue;
+      for (let n = from; n < Math.min(to, ids.length); n++) {
+        const token = { id: ids[n] as number, logprob: logprobs[n] as number, depth: depths[n] as number };
+        messages.push(jobs.tokenMessage({ request, ...token }));
+      }
+    }
+    for (const sentence of done) {
+      const { request } = sentence;
+      memory.give(request.memoryRows);
+      messages.push(jobs.answer(request, sentence, [hypothesisOf(sentence)]));
+    }
+  }
+}
+
+function hypothesisOf({ ids, logprobs, depths, score, finishReason }: SeatedSentence): TranslationHypothesis {
+  if (finishReason === null) throw new Error('a sentence was answered before it had ended');
+  return {
+    ids: Int32Array.from(ids),
+    logprobs: Float32Array.from(logprobs),
+    depths: Uint8Array.from(depths),
+    score,
+    finishReason,
+  };
+}
