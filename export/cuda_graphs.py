@@ -11,6 +11,7 @@ takes the rows of this step and leaves those of the next. Only `progress`, 1028 
     step           one recurrent step, and the tables of the next
     decoder_step   the same with memory, without the tables: the host makes them, a row a hypothesis
     finish         accumulator, depths and remainders -> what the stack is for
+    decoder_best   decoder_finish where only the best token is wanted
 """
 
 from __future__ import annotations
@@ -145,13 +146,15 @@ def decoder_step_graph(config: dict) -> str:
     }}"""
 
 
-def logits_lines(config: dict, prefix: str) -> list[str]:
-    """products = LNf(accumulator) Q^T for the embedding E = scale Q: 8-bit Q is exact in float16, its scales are left to what follows."""
+def output_lines(config: dict, prefix: str, grouped: bool) -> list[str]:
+    """Logits LNf(accumulator) E^T for the embedding E = scale Q: 8-bit Q is exact in float16, its scales are left to what follows the
+    product. `grouped`: what a softmax needs of every 64 of them; else products [rows, vocabulary]."""
+    groups = f'peaks, sums, words = {DOMAIN}.LogitGroups (out, emb_half, "emb.scale")'
     return [
         f'out = {DOMAIN}.ReadSums <epsilon = {config["layer_norm_eps"]!r}> (accumulator, slots, "{prefix}lnf.gain", "{prefix}lnf.shift")',
         "last = Constant <value_ints = [-1]> ()",
         'emb_half = Cast <to = 10> ("emb")',
-        f"products = {DOMAIN}.Logits (out, emb_half)",
+        groups if grouped else f"products = {DOMAIN}.Logits (out, emb_half)",
     ]
 
 
@@ -159,7 +162,10 @@ BEST = f"top_logprobs, top_ids = {DOMAIN}.TopLogProbs (products, \"emb.scale\", 
 
 
 def finish_graph(config: dict, top: bool) -> str:
-    lines = [*logits_lines(config, ""), f"logprob = {DOMAIN}.TargetLogProb (products, \"emb.scale\", targets)"]
+    """`top`: and the k best, for which logits are written."""
+    lines = output_lines(config, "", grouped=not top)
+    chosen = "TargetLogProb (products," if top else "GroupedTargetLogProb (peaks, sums, out, emb_half,"
+    lines += [f'logprob = {DOMAIN}.{chosen} "emb.scale", targets)']
     lines += [f"depth, remainder = {DOMAIN}.ReadHalting (depths, remainders, slots)", *([BEST] if top else [])]
     inputs, outputs = (", int64[1] k", ", float[rows, k_size] top_logprobs, int32[rows, k_size] top_ids") if top else ("", "")
     body = "\n      ".join(lines)
@@ -172,10 +178,21 @@ def finish_graph(config: dict, top: bool) -> str:
 
 
 def decoder_finish_graph(config: dict) -> str:
-    body = "\n      ".join([*logits_lines(config, "dec."), BEST])
+    body = "\n      ".join([*output_lines(config, "dec.", grouped=False), BEST])
     return f"""
     decoder_finish (float[pool, {config["d_model"]}] accumulator, int32[rows] slots, int64[1] k)
        => (float[rows, k_size] top_logprobs, int32[rows, k_size] top_ids) {{
+      {body}
+    }}"""
+
+
+def decoder_best_graph(config: dict) -> str:
+    """decoder_finish for k = 1."""
+    best = f'top_logprobs, top_ids = {DOMAIN}.GroupedBest (peaks, sums, words, "emb.scale")'
+    body = "\n      ".join([*output_lines(config, "dec.", grouped=True), best])
+    return f"""
+    decoder_best (float[pool, {config["d_model"]}] accumulator, int32[rows] slots)
+       => (float[rows, 1] top_logprobs, int32[rows, 1] top_ids) {{
       {body}
     }}"""
 
@@ -214,4 +231,5 @@ def graph_texts(config: dict) -> dict[str, str]:
         "encoder_finish": encoder_finish_graph(config),
         "decoder_step": decoder_step_graph(config),
         "decoder_finish": decoder_finish_graph(config),
+        "decoder_best": decoder_best_graph(config),
     }
