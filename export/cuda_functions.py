@@ -19,6 +19,9 @@ from cuda_seats import advance_seats, seat_sentences
 from cuda_tables import COLUMNS, compact_rows, lane_tiles, tile_rows
 from functions import DOMAIN
 
+# Words of a group of logits: kernels.h.
+LOGIT_GROUP = 64
+
 
 def start_rows() -> str:
     """state[slot] = e[ids] scale[ids] factor, accumulator[slot] = 0, halting[slot] = 0. emb int8 [vocabulary, d], scale [vocabulary]."""
@@ -235,6 +238,94 @@ def top_log_probs() -> str:
     }"""
 
 
+def logit_groups() -> str:
+    """Of every 64 words and row: the largest of their logits x w^T * scale, the sum of exponentials relative to it, and its word, of equal
+    ones the lower. x [r, d], w [vocabulary, d] float16, scale [vocabulary] -> peaks, sums, ids int32 [groups, r]: a kernel need not write
+    the logits."""
+    return f"""
+    LogitGroups (x, w, scale) => (peaks, sums, ids) {{
+      products = {DOMAIN}.Logits (x, w)
+      logits = Mul (products, scale)
+      size = Constant <value_ints = [{LOGIT_GROUP}]> ()
+      fill = Constant <value_ints = [{LOGIT_GROUP - 1}]> ()
+      words = Shape <start = 1, end = 2> (logits)
+      upto = Add (words, fill)
+      groups = Div (upto, size)
+      room = Mul (groups, size)
+      missing = Sub (room, words)
+      before = Constant <value_ints = [0, 0, 0]> ()
+      pads = Concat <axis = 0> (before, missing)
+      nothing = Constant <value = float {{-3.0e38}}> ()
+      padded = Pad (logits, pads, nothing)
+      rows = Constant <value_ints = [0]> ()
+      shape = Concat <axis = 0> (rows, groups, size)
+      grouped = Reshape (padded, shape)
+      last = Constant <value_ints = [2]> ()
+      peak = ReduceMax <keepdims = 1> (grouped, last)
+      below = Sub (grouped, peak)
+      shares = Exp (below)
+      sum = ReduceSum <keepdims = 0> (shares, last)
+      sums = Transpose <perm = [1, 0]> (sum)
+      peak_of_row = Squeeze (peak, last)
+      peaks = Transpose <perm = [1, 0]> (peak_of_row)
+      nth64 = ArgMax <axis = 2, keepdims = 0> (grouped)
+      nth = Transpose <perm = [1, 0]> (nth64)
+      nth32 = Cast <to = 6> (nth)
+      size32 = Constant <value = int32 {{{LOGIT_GROUP}}}> ()
+      one = Constant <value = int32 {{1}}> ()
+      along = Constant <value_int = 0> ()
+      each = Expand (one, groups)
+      each_upto = CumSum (each, along)
+      ordinals = Sub (each_upto, one)
+      firsts = Mul (ordinals, size32)
+      axis = Constant <value_ints = [1]> ()
+      first = Unsqueeze (firsts, axis)
+      ids = Add (first, nth32)
+    }}"""
+
+
+_SUM_OF_GROUPS = """
+      groups = Constant <value_ints = [0]> ()
+      peak = ReduceMax <keepdims = 1> (peaks, groups)
+      below = Sub (peaks, peak)
+      share = Exp (below)
+      shares = Mul (share, sums)
+      total = ReduceSum <keepdims = 1> (shares, groups)
+      log_total = Log (total)
+      norm = Add (peak, log_total)"""
+
+
+def grouped_target_log_prob() -> str:
+    """log softmax(x w^T * scale)[target] from LogitGroups' peaks and sums; the target's logit is computed once more. targets int32 [r]
+    -> [r]."""
+    return f"""
+    GroupedTargetLogProb (peaks, sums, x, w, scale, targets) => (logprob) {{{_SUM_OF_GROUPS}
+      columns = Gather (w, targets)
+      wide = Cast <to = 1> (x)
+      wide_columns = Cast <to = 1> (columns)
+      products = Mul (wide, wide_columns)
+      axis = Constant <value_ints = [1]> ()
+      product = ReduceSum <keepdims = 0> (products, axis)
+      factor = Gather (scale, targets)
+      logit = Mul (product, factor)
+      norms = Squeeze (norm, groups)
+      logprob = Sub (logit, norms)
+    }}"""
+
+
+def grouped_best() -> str:
+    """The largest of log softmax and its word, of equal ones the lower, from LogitGroups' three: [r, 1], ids int32 [r, 1]. `scale` tells
+    how many words there are."""
+    return f"""
+    GroupedBest (peaks, sums, words, scale) => (best, ids) {{{_SUM_OF_GROUPS}
+      logprob = Sub (peak, norm)
+      best = Transpose <perm = [1, 0]> (logprob)
+      group = ArgMax <axis = 0, keepdims = 1> (peaks)
+      word = GatherElements <axis = 0> (words, group)
+      ids = Transpose <perm = [1, 0]> (word)
+    }}"""
+
+
 def read_halting() -> str:
     """depth, remainder = depths[slots], remainders[slots]."""
     return """
@@ -250,6 +341,7 @@ def all_functions() -> tuple[str, ...]:
         functions.quantized_embedding(), functions.coordinate_embedding(), functions.normalize(), functions.halting_probability(),
         functions.halting_update(), start_rows(), adaptive_input(), write_cache(), write_memory(), tiled_attention(),
         tiled_memory_attention(), linear(), linear_relu(), linear_add(), logits(), normalize_rows(), write_rows(), lane_tiles(),
-        tile_rows(), compact_rows(), read_normalized(), read_sums(), target_log_prob(), top_log_probs(), read_halting(),
+        tile_rows(), compact_rows(), read_normalized(), read_sums(), target_log_prob(), top_log_probs(), logit_groups(),
+        grouped_target_log_prob(), grouped_best(), read_halting(),
         seat_sentences(), advance_seats(),
     )  # fmt: skip

@@ -12,6 +12,7 @@ takes the rows of this step and leaves those of the next. Only `progress`, 1028 
     decoder_step   the same with memory, without the tables: the host makes them, a row a hypothesis
     decoder_seat, decoder_advance, decoder_settle   sentences that go from token to token without the host: cuda_seats.py
     finish         accumulator, depths and remainders -> what the stack is for
+    decoder_best   decoder_finish where only the best token is wanted
 """
 
 from __future__ import annotations
@@ -43,16 +44,20 @@ MANY_ROWS = 4096
 DECODER_ROWS = 256
 
 
+def tuned(rows: int) -> str:
+    return "" if rows == MANY_ROWS else f" <rows = {rows}>"
+
+
 def linear(x: str, y: str, *names: str, kind: str = "Linear", rows: int = MANY_ROWS) -> list[str]:
     """y float16 = x W + b, or its maximum with 0 where `kind` is LinearRelu."""
     w = f"{y}_weights"
-    return [*weights(w, *names), f"{w}_half = Cast <to = 10> ({w}_bias)", f"{y} = {DOMAIN}.{kind} <rows = {rows}> ({x}, {w}, {w}_half)"]
+    return [*weights(w, *names), f"{w}_half = Cast <to = 10> ({w}_bias)", f"{y} = {DOMAIN}.{kind}{tuned(rows)} ({x}, {w}, {w}_half)"]
 
 
 def linear_add(x: str, y: str, name: str, residual: str, rows: int = MANY_ROWS) -> list[str]:
     """y float32 = residual + x W + b."""
     w = f"{y}_weights"
-    return [*weights(w, name), f"{y} = {DOMAIN}.LinearAdd <rows = {rows}> ({x}, {w}, {w}_bias, {residual})"]
+    return [*weights(w, name), f"{y} = {DOMAIN}.LinearAdd{tuned(rows)} ({x}, {w}, {w}_bias, {residual})"]
 
 
 def normalize(x: str, y: str, epsilon: float) -> str:
@@ -153,13 +158,15 @@ def decoder_step_graph(config: dict) -> str:
     }}"""
 
 
-def logits_lines(config: dict, prefix: str) -> list[str]:
-    """products = LNf(accumulator) Q^T for the embedding E = scale Q: 8-bit Q is exact in float16, its scales are left to what follows."""
+def output_lines(config: dict, prefix: str, grouped: bool) -> list[str]:
+    """Logits LNf(accumulator) E^T for the embedding E = scale Q: 8-bit Q is exact in float16, its scales are left to what follows the
+    product. `grouped`: what a softmax needs of every 64 of them; else products [rows, vocabulary]."""
+    groups = f'peaks, sums, words = {DOMAIN}.LogitGroups (out, emb_half, "emb.scale")'
     return [
         f'out = {DOMAIN}.ReadSums <epsilon = {config["layer_norm_eps"]!r}> (accumulator, slots, "{prefix}lnf.gain", "{prefix}lnf.shift")',
         "last = Constant <value_ints = [-1]> ()",
         'emb_half = Cast <to = 10> ("emb")',
-        f"products = {DOMAIN}.Logits (out, emb_half)",
+        groups if grouped else f"products = {DOMAIN}.Logits (out, emb_half)",
     ]
 
 
@@ -167,7 +174,10 @@ BEST = f"top_logprobs, top_ids = {DOMAIN}.TopLogProbs (products, \"emb.scale\", 
 
 
 def finish_graph(config: dict, top: bool) -> str:
-    lines = [*logits_lines(config, ""), f"logprob = {DOMAIN}.TargetLogProb (products, \"emb.scale\", targets)"]
+    """`top`: and the k best, for which logits are written."""
+    lines = output_lines(config, "", grouped=not top)
+    chosen = "TargetLogProb (products," if top else "GroupedTargetLogProb (peaks, sums, out, emb_half,"
+    lines += [f'logprob = {DOMAIN}.{chosen} "emb.scale", targets)']
     lines += [f"depth, remainder = {DOMAIN}.ReadHalting (depths, remainders, slots)", *([BEST] if top else [])]
     inputs, outputs = (", int64[1] k", ", float[rows, k_size] top_logprobs, int32[rows, k_size] top_ids") if top else ("", "")
     body = "\n      ".join(lines)
@@ -180,10 +190,21 @@ def finish_graph(config: dict, top: bool) -> str:
 
 
 def decoder_finish_graph(config: dict) -> str:
-    body = "\n      ".join([*logits_lines(config, "dec."), BEST])
+    body = "\n      ".join([*output_lines(config, "dec.", grouped=False), BEST])
     return f"""
     decoder_finish (float[pool, {config["d_model"]}] accumulator, int32[rows] slots, int64[1] k)
        => (float[rows, k_size] top_logprobs, int32[rows, k_size] top_ids) {{
+      {body}
+    }}"""
+
+
+def decoder_best_graph(config: dict) -> str:
+    """decoder_finish for k = 1."""
+    best = f'top_logprobs, top_ids = {DOMAIN}.GroupedBest (peaks, sums, words, "emb.scale")'
+    body = "\n      ".join([*output_lines(config, "dec.", grouped=True), best])
+    return f"""
+    decoder_best (float[pool, {config["d_model"]}] accumulator, int32[rows] slots)
+       => (float[rows, 1] top_logprobs, int32[rows, 1] top_ids) {{
       {body}
     }}"""
 
@@ -225,4 +246,5 @@ def graph_texts(config: dict) -> dict[str, str]:
         "decoder_seat": seat_graph(),
         "decoder_advance": advance_graph(config["eos"], "decoder_advance", plans=1),
         "decoder_settle": advance_graph(config["eos"], "decoder_settle", plans=0),
+        "decoder_best": decoder_best_graph(config),
     }

@@ -117,6 +117,27 @@ void target_logprob(const float* products, const float* scale, const int32_t* ta
 /// The k largest of log softmax(products * scale), best first; of equal ones the lower id first.
 void top_logprobs(const float* products, const float* scale, int rows, int vocabulary, int k, float* best, int32_t* ids, cudaStream_t stream);
 
+/// Of every LOGIT_GROUP words and row: the largest of their logits x w^T * scale, the sum of exponentials relative to it, and its word, of equal ones the
+/// lower. x [rows, d], w [vocabulary, d] -> peaks, sums, ids [groups, rows]. d is a multiple of 32.
+constexpr int LOGIT_GROUP = 64;
+constexpr int logit_groups_of(int vocabulary) { return (vocabulary + LOGIT_GROUP - 1) / LOGIT_GROUP; }
+struct LogitGroups {
+  const __half *x, *w;
+  const float* scale;
+  int rows, vocabulary, d;
+  float *peaks, *sums;
+  int32_t* ids;
+};
+/// Rows x words of a block: 64 x 64, 128 x 128, 128 x 256. All give the same numbers.
+enum class LogitTiles { by_rows, small, medium, large };
+void logit_groups(const LogitGroups& io, cudaStream_t stream, LogitTiles tiles = LogitTiles::by_rows);
+
+/// log softmax(logits)[target] of such groups, which `logit_groups` has filled.
+void grouped_target_logprob(const LogitGroups& io, const int32_t* targets, float* logprob, cudaStream_t stream);
+
+/// The largest of log softmax(logits) and its word, of equal ones the lower.
+void grouped_best(const LogitGroups& io, float* best, int32_t* ids, cudaStream_t stream);
+
 /// to[i] = from[slots[i]]
 void read_halting(const int32_t* depths, const float* remainders, const int32_t* slots, int rows, int pool, int32_t* depth, float* remainder,
                   cudaStream_t stream);

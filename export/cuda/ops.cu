@@ -317,6 +317,49 @@ void top_logprobs(Call& c) {
   ponder::top_logprobs(c.in<float>(0), c.in<float>(1), rows, c.dim(0, 1), static_cast<int>(k), best, ids, c.stream());
 }
 
+/// x, w, scale -> peaks, sums, ids
+void logit_groups(Call& c) {
+  ponder::LogitGroups io{};
+  io.x = c.in<__half>(0);
+  io.w = c.in<__half>(1);
+  io.scale = c.in<float>(2);
+  io.rows = c.dim(0, 0);
+  io.vocabulary = c.dim(1, 0);
+  io.d = c.dim(1, 1);
+  require_width(io.d);
+  const std::vector<int64_t> shape = {ponder::logit_groups_of(io.vocabulary), io.rows};
+  io.peaks = c.out<float>(0, shape);
+  io.sums = c.out<float>(1, shape);
+  io.ids = c.out<int32_t>(2, shape);
+  ponder::logit_groups(io, c.stream());
+}
+
+/// peaks, sums, x, w, scale, targets
+void grouped_target_logprob(Call& c) {
+  ponder::LogitGroups io{};
+  io.peaks = const_cast<float*>(c.in<float>(0));
+  io.sums = const_cast<float*>(c.in<float>(1));
+  io.x = c.in<__half>(2);
+  io.w = c.in<__half>(3);
+  io.scale = c.in<float>(4);
+  io.rows = c.dim(2, 0);
+  io.vocabulary = c.dim(3, 0);
+  io.d = c.dim(3, 1);
+  ponder::grouped_target_logprob(io, c.in<int32_t>(5), c.out<float>(0, {io.rows}), c.stream());
+}
+
+/// peaks, sums, ids, scale
+void grouped_best(Call& c) {
+  ponder::LogitGroups io{};
+  io.peaks = const_cast<float*>(c.in<float>(0));
+  io.sums = const_cast<float*>(c.in<float>(1));
+  io.ids = const_cast<int32_t*>(c.in<int32_t>(2));
+  io.rows = c.dim(0, 1);
+  io.vocabulary = c.dim(3, 0);
+  auto* best = c.out<float>(0, {io.rows, 1});
+  ponder::grouped_best(io, best, c.out<int32_t>(1, {io.rows, 1}), c.stream());
+}
+
 void read_halting(Call& c) {
   const int rows = c.dim(2, 0);
   auto* depth = c.out<int32_t>(0, {rows});
@@ -383,6 +426,9 @@ const std::vector<Op*>& operators() {
       new Op("TopLogProbs", {F32, F32, I64}, {F32, I32}, stateless(top_logprobs), 2),
       new Op("SeatSentences", {I32, I32, F32, I32, F32}, {I32, F32}, stateless(seat_sentences)),
       new Op("AdvanceSeats", {I32, I32, BOOL, F32, F32, I32, I32, F32}, {I32, I32, I32, F32, I32, I32, I32, I32, I32, I32, I32}, advance_seats),
+      new Op("LogitGroups", {F16, F16, F32}, {F32, F32, I32}, stateless(logit_groups)),
+      new Op("GroupedTargetLogProb", {F32, F32, F16, F16, F32, I32}, {F32}, stateless(grouped_target_logprob)),
+      new Op("GroupedBest", {F32, F32, I32, F32}, {F32, I32}, stateless(grouped_best)),
       new Op("ReadHalting", {I32, F32, I32}, {I32, F32}, stateless(read_halting)),
   };
   return all;

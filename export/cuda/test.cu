@@ -527,6 +527,132 @@ void time_step(int lanes, int length) {
   std::printf("\n");
 }
 
+/// The output layer in groups: against a plain loop, in tiles of every shape, at other row counts.
+void test_logit_groups(int rows, int vocabulary, int d) {
+  const int groups = logit_groups_of(vocabulary);
+  const auto x = floats(static_cast<size_t>(rows) * d);
+  auto w = floats(static_cast<size_t>(vocabulary) * d);
+  auto scale = floats(vocabulary, 0.02f);
+  for (auto& v : w) v = std::round(v * 30);
+  for (auto& s : scale) s = std::abs(s) / 30;
+  // Two words that are the same, far apart, and best in row 0.
+  const int twin = vocabulary - 3;
+  for (int j = 0; j < d; j++) w[5 * d + j] = w[static_cast<size_t>(twin) * d + j] = std::round(x[j] * 60);
+  scale[5] = scale[twin] = 0.01f;
+  std::vector<int32_t> targets(rows);
+  for (auto& t : targets) t = below(vocabulary);
+  targets[rows - 1] = vocabulary - 1;
+  const auto half_x = halves(x), half_w = halves(w);
+  Device<__half> d_x(half_x), d_w(half_w);
+  Device<float> d_scale(scale), peaks(static_cast<size_t>(groups) * rows), sums(static_cast<size_t>(groups) * rows), logprob(rows), best(rows);
+  Device<int32_t> words(static_cast<size_t>(groups) * rows), d_targets(targets), ids(rows);
+  LogitGroups io{d_x, d_w, d_scale, rows, vocabulary, d, peaks, sums, words};
+  auto run = [&](LogitTiles tiles) {
+    ok(cudaMemset(peaks, 0xff, groups * rows * 4)), ok(cudaMemset(sums, 0xff, groups * rows * 4)), ok(cudaMemset(words, 0xff, groups * rows * 4));
+    logit_groups(io, 0, tiles);
+    grouped_target_logprob(io, d_targets, logprob, 0);
+    grouped_best(io, best, ids, 0);
+    ok(cudaGetLastError());
+  };
+  run(LogitTiles::small);
+  const auto got = logprob.read(), got_best = best.read(), got_peaks = peaks.read(), got_sums = sums.read();
+  const auto got_ids = ids.read(), got_words = words.read();
+  double error = 0, wrong = 0;
+  for (int i = 0; i < rows; i += rows > 40 ? 7 : 1) {
+    std::vector<double> logits(vocabulary);
+    double total = 0;
+    int top = 0;
+    for (int j = 0; j < vocabulary; j++) {
+      double dot = 0;
+      for (int l = 0; l < d; l++) dot += static_cast<double>(__half2float(half_x[static_cast<size_t>(i) * d + l])) * __half2float(half_w[static_cast<size_t>(j) * d + l]);
+      logits[j] = dot * scale[j];
+      if (logits[j] > logits[top]) top = j;
+    }
+    for (double v : logits) total += std::exp(v - logits[top]);
+    const double norm = logits[top] + std::log(total);
+    error = std::max(error, std::abs(logits[targets[i]] - norm - got[i]) / std::max(1.0, std::abs(norm)));
+    error = std::max(error, std::abs(logits[top] - norm - got_best[i]) / std::max(1.0, std::abs(norm)));
+    // Another word only where the two are equal but for rounding.
+    wrong += got_ids[i] != top && logits[top] - logits[got_ids[i]] > 1e-3;
+  }
+  const std::string what = "logit_groups: " + std::to_string(rows) + " x " + std::to_string(vocabulary) + " x " + std::to_string(d);
+  expect(what.c_str(), error, 2e-4);
+  expect("  best words", wrong + (got_ids[0] != 5), 0);
+  double differ = 0;
+  auto compare = [&](int count) {
+    const auto l = logprob.read(), b = best.read();
+    const auto n = ids.read();
+    for (int i = 0; i < count; i++) differ += l[i] != got[i] || b[i] != got_best[i] || n[i] != got_ids[i];
+  };
+  for (auto tiles : {LogitTiles::medium, LogitTiles::large}) {
+    run(tiles);
+    compare(rows);
+    const auto p = peaks.read(), s = sums.read();
+    const auto n = words.read();
+    for (size_t i = 0; i < p.size(); i++) differ += p[i] != got_peaks[i] || s[i] != got_sums[i] || n[i] != got_words[i];
+  }
+  for (int count : {1, 17, 64, 129}) {
+    if (count >= rows) continue;
+    io.rows = count;
+    run(LogitTiles::by_rows);
+    compare(count);
+  }
+  expect("  numbers that differ by shape and row count", differ, 0);
+}
+
+/// Microseconds of `run` in a CUDA graph.
+float graph_time(cudaStream_t stream, const std::function<void()>& run) {
+  run();
+  ok(cudaStreamSynchronize(stream));
+  cudaGraph_t graph;
+  cudaGraphExec_t executable;
+  ok(cudaStreamBeginCapture(stream, cudaStreamCaptureModeRelaxed));
+  run();
+  ok(cudaStreamEndCapture(stream, &graph));
+  ok(cudaGraphInstantiate(&executable, graph, 0));
+  cudaEvent_t began, ended;
+  cudaEventCreate(&began);
+  cudaEventCreate(&ended);
+  for (int i = 0; i < 20; i++) ok(cudaGraphLaunch(executable, stream));
+  cudaEventRecord(began, stream);
+  for (int i = 0; i < 100; i++) ok(cudaGraphLaunch(executable, stream));
+  cudaEventRecord(ended, stream);
+  ok(cudaEventSynchronize(ended));
+  float ms = 0;
+  cudaEventElapsedTime(&ms, began, ended);
+  cudaEventDestroy(began), cudaEventDestroy(ended);
+  cudaGraphExecDestroy(executable), cudaGraphDestroy(graph);
+  return ms * 10;
+}
+
+/// The output layer of a row count: in groups, in tiles of each shape, beside cuBLASLt's logits and their softmax in chunks that fit into the cache.
+void time_output_layer(int rows) {
+  const int d = 512, vocabulary = 8192, groups = logit_groups_of(vocabulary), chunk = 1024;
+  Device<__half> x(halves(floats(static_cast<size_t>(rows) * d))), w(halves(floats(static_cast<size_t>(vocabulary) * d)));
+  Device<float> scale(std::vector<float>(vocabulary, 0.05f)), peaks(static_cast<size_t>(groups) * rows), sums(static_cast<size_t>(groups) * rows), logprob(rows), best(rows);
+  Device<float> products(static_cast<size_t>(std::min(rows, chunk)) * vocabulary);
+  Device<int32_t> words(static_cast<size_t>(groups) * rows), targets(std::vector<int32_t>(rows, 7)), ids(rows);
+  const LogitGroups io{x, w, scale, rows, vocabulary, d, peaks, sums, words};
+  Linear product(d, vocabulary, Epilogue::plain, true);
+  cudaStream_t stream;
+  ok(cudaStreamCreate(&stream));
+  std::printf("output layer, %d rows:", rows);
+  for (auto [name, tiles] : {std::pair{"64 x 64", LogitTiles::small}, {"128 x 128", LogitTiles::medium}, {"128 x 256", LogitTiles::large}})
+    std::printf(" %s %.1f,", name, graph_time(stream, [&, tiles = tiles] { logit_groups(io, stream, tiles); }));
+  logit_groups(io, stream);
+  std::printf(" target %.1f, best %.1f us;", graph_time(stream, [&] { grouped_target_logprob(io, targets, logprob, stream); }),
+              graph_time(stream, [&] { grouped_best(io, best, ids, stream); }));
+  auto in_chunks = [&](bool softmax) {
+    for (int at = 0; at < rows; at += chunk) {
+      const int count = std::min(chunk, rows - at);
+      product.run(count, x + static_cast<size_t>(at) * d, w, nullptr, nullptr, products, stream);
+      if (softmax) target_logprob(products, scale, targets + at, count, vocabulary, logprob + at, stream);
+    }
+  };
+  std::printf(" cuBLASLt %.1f, with target_logprob %.1f us\n", graph_time(stream, [&] { in_chunks(false); }), graph_time(stream, [&] { in_chunks(true); }));
+  cudaStreamDestroy(stream);
+}
+
 }  // namespace
 
 int main() {
@@ -541,6 +667,10 @@ int main() {
   test_linear(Epilogue::bias_relu, false, "linear, relu");
   test_linear(Epilogue::bias_add, false, "linear, residual");
   test_linear(Epilogue::plain, true, "linear, transposed");
+  test_logit_groups(9, 1000, 128);
+  test_logit_groups(200, 700, 512);
+  test_logit_groups(300, 8192, 512);
+  for (int rows : {64, 128, 256, 512, 1024, 2304, 4096}) time_output_layer(rows);
   for (int lanes : {1, 4, 16, 64, 128, 256}) time_step(lanes, 32);
   time_step(32, 256);
   time_step(16, 512);

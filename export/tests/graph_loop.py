@@ -246,6 +246,9 @@ def decode(
         out = graphs.run("decoder_finish", {
             "accumulator": pools.accumulator, "slots": int32([*(slot_of[h] for h in now), -1]), "k": np.array([k], np.int64),
         })  # fmt: skip
+        one = graphs.run("decoder_best", {"accumulator": pools.accumulator, "slots": int32([*(slot_of[h] for h in now), -1])})
+        np.testing.assert_allclose(one["top_logprobs"][:, 0], out["top_logprobs"][:, 0], atol=1e-4, rtol=0)
+        assert one["top_ids"][:, 0].tolist() == out["top_ids"][:, 0].tolist()
         for i, h in enumerate(now):
             hypotheses[h].depths.append(depths[h])
             best[h][0].append(out["top_logprobs"][i])

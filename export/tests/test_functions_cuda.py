@@ -289,6 +289,29 @@ def test_log_probabilities() -> None:
     assert ids[2, :2].tolist() == [7, 9]
 
 
+@pytest.mark.parametrize("vocabulary", [150, 128])
+def test_logits_in_groups(vocabulary: int) -> None:
+    x, w, scale = half(5, D, seed=1), (normal(vocabulary, D, seed=2) * 40).round().half(), 0.01 + normal(vocabulary, seed=3).abs() / 20
+    w[9] = w[100] = (x[2] * 90).round()  # a tie, in two groups
+    scale[9] = scale[100] = 0.2
+    logits = (x.double() @ w.double().T) * scale
+    groups = {"peaks": "float[g, r]", "sums": "float[g, r]", "ids": "int32[g, r]"}
+    peaks, sums, words = run(cuda_functions.logit_groups(), {"x": x, "w": w, "scale": scale}, groups)
+    assert len(peaks) == math.ceil(vocabulary / 64)
+    for g, part in enumerate(logits.split(64, dim=1)):
+        torch.testing.assert_close(peaks[g].double(), part.max(1).values, atol=1e-4, rtol=1e-5)
+        torch.testing.assert_close(sums[g].double(), (part - part.max(1, keepdim=True).values).exp().sum(1), atol=1e-4, rtol=1e-4)
+        assert words[g].tolist() == (64 * g + part.argmax(1)).tolist()
+    want = logits.log_softmax(-1)
+    inputs = {"peaks": peaks, "sums": sums, "x": x, "w": w, "scale": scale, "targets": int32([3, vocabulary - 1, 9, 0, 77])}
+    [chosen] = run(cuda_functions.grouped_target_log_prob(), inputs, {"logprob": "float[r]"})
+    torch.testing.assert_close(chosen.double(), want[range(5), [3, vocabulary - 1, 9, 0, 77]], atol=1e-4, rtol=1e-5)
+    inputs = {"peaks": peaks, "sums": sums, "words": words, "scale": scale}
+    best, ids = run(cuda_functions.grouped_best(), inputs, {"best": "float[r, one]", "ids": "int32[r, one]"})
+    torch.testing.assert_close(best[:, 0].double(), want.max(1).values, atol=1e-4, rtol=1e-5)
+    assert ids[2] == 9 and ids[:, 0].tolist() == want.argmax(1).tolist()
+
+
 def test_read_halting() -> None:
     inputs = {"depths": int32([4, 5, 6]), "remainders": torch.tensor([0.1, 0.2, 0.3]), "slots": int32([1, -1, 0])}
     depth, remainder = run(cuda_functions.read_halting(), inputs, {"depth": "int32[r]", "remainder": "float[r]"})
