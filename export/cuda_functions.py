@@ -42,6 +42,82 @@ def start_rows() -> str:
     }}"""
 
 
+def start_lanes() -> str:
+    """StartRows for lanes that begin, and their rows behind those of the table that run.
+
+    pieces int32 [p, 8], each at most 32 rows of a lane: start, row, base, position, count, lane, limits, visible. Piece j has rows
+    [row, row + count) of the table active [t, 8] and of threshold [t, 1], ids [start, start + count) and slots from base + position on.
+    A row sees the keys of its lane up to itself, or `visible` of them where that is not 0. A count of 0 is padding."""
+    return f"""
+    StartLanes <factor> (pieces, thresholds, ids, emb, scale, active, threshold, state, accumulator, halting)
+      => (active_out, threshold_out, state_out, accumulator_out, halting_out) {{
+      zero = Constant <value = int32 {{0}}> ()
+      one = Constant <value = int32 {{1}}> ()
+      scrap = Constant <value = int32 {{-1}}> ()
+      start = Constant <value_ints = [0]> ()
+      column = Constant <value_ints = [1]> ()
+      eight = Constant <value_ints = [8]> ()
+      along = Constant <value_int = 0> ()
+      count64 = Shape <start = 0, end = 1> (ids)
+      each = Expand (one, count64)
+      each_upto = CumSum (each, along)
+      ordinals = Sub (each_upto, one)
+      ordinal = Unsqueeze (ordinals, column)
+      starts, rows, bases, positions, counts, lanes, limits, visibles = Split <axis = 1, num_outputs = 8> (pieces)
+      starts_across = Transpose <perm = [1, 0]> (starts)
+      counts_across = Transpose <perm = [1, 0]> (counts)
+      since = Sub (ordinal, starts_across)
+      begun = GreaterOrEqual (since, zero)
+      goes_on = Less (since, counts_across)
+      inside = And (begun, goes_on)
+      inside32 = Cast <to = 6> (inside)
+      piece = ArgMax <axis = 1, keepdims = 0> (inside32)
+      any = ReduceMax <keepdims = 1> (inside32, column)
+      real = Greater (any, zero)
+      own_start = Gather (starts, piece)
+      nth = Sub (ordinal, own_start)
+      own_position = Gather (positions, piece)
+      position = Add (own_position, nth)
+      base = Gather (bases, piece)
+      slot = Add (base, position)
+      upto = Add (position, one)
+      own_visible = Gather (visibles, piece)
+      causal = Equal (own_visible, zero)
+      visible = Where (causal, upto, own_visible)
+      lane = Gather (lanes, piece)
+      limit = Gather (limits, piece)
+      nothing = Mul (nth, zero)
+      step = Add (nothing, one)
+      row = Concat <axis = 1> (slot, slot, position, step, base, visible, lane, limit)
+      extent64 = Shape <start = 0, end = 1> (active)
+      extent = Cast <to = 6> (extent64)
+      own_row = Gather (rows, piece)
+      at = Add (own_row, nth)
+      to32 = Where (real, at, extent)
+      to = Cast <to = 7> (to32)
+      spare_shape = Concat <axis = 0> (column, eight)
+      spare_row = Expand (scrap, spare_shape)
+      active_and_spare = Concat <axis = 0> (active, spare_row)
+      active_filled = ScatterND (active_and_spare, to, row)
+      active_out = Slice (active_filled, start, extent64)
+      own_threshold = Gather (thresholds, piece)
+      row_threshold = Unsqueeze (own_threshold, column)
+      spare_threshold = Constant <value = float[1, 1] {{1.0}}> ()
+      threshold_and_spare = Concat <axis = 0> (threshold, spare_threshold)
+      threshold_filled = ScatterND (threshold_and_spare, to, row_threshold)
+      threshold_out = Slice (threshold_filled, start, extent64)
+      slot_or_scrap = Where (real, slot, scrap)
+      place = Cast <to = 7> (slot_or_scrap)
+      known = Max (ids, zero)
+      e = {DOMAIN}.QuantizedEmbedding <factor : float = @factor> (known, emb, scale)
+      state_out = ScatterND (state, place, e)
+      zeros = Sub (e, e)
+      accumulator_out = ScatterND (accumulator, place, zeros)
+      nought = Slice (zeros, start, column, column)
+      halting_out = ScatterND (halting, place, nought)
+    }}"""
+
+
 def adaptive_input() -> str:
     """x = state + C(position) + C(step), normalised = LN(x) in float16, p = sigmoid(w . LN(x) + b), and HaltingUpdate of active rows.
 
@@ -339,7 +415,7 @@ def all_functions() -> tuple[str, ...]:
     """Those that stand for a kernel, and those that they call."""
     return (
         functions.quantized_embedding(), functions.coordinate_embedding(), functions.normalize(), functions.halting_probability(),
-        functions.halting_update(), start_rows(), adaptive_input(), write_cache(), write_memory(), tiled_attention(),
+        functions.halting_update(), start_rows(), start_lanes(), adaptive_input(), write_cache(), write_memory(), tiled_attention(),
         tiled_memory_attention(), linear(), linear_relu(), linear_add(), logits(), normalize_rows(), write_rows(), lane_tiles(),
         tile_rows(), compact_rows(), read_normalized(), read_sums(), target_log_prob(), top_log_probs(), logit_groups(),
         grouped_target_log_prob(), grouped_best(), read_halting(),

@@ -7,6 +7,7 @@ What the host hands to the other precisions' graphs as index lists lies here in 
 takes the rows of this step and leaves those of the next. Only `progress`, 1028 numbers, comes to the host.
 
     begin          token ids -> state = embedding, accumulator = 0, halting sum = 0
+    begin_lanes    the same of lanes, and their rows of the table: the host sends a few numbers of each 32 rows
     tile           the tiles of rows that the host has just written
     step           one recurrent step, and the tables of the next
     decoder_step   the same with memory, without the tables: the host makes them, a row a hypothesis
@@ -71,6 +72,19 @@ def begin_graph(config: dict) -> str:
        => (float[pool, {d}] state_out, float[pool, {d}] accumulator_out, float[pool, 1] halting_out) {{
       state_out, accumulator_out, halting_out = {DOMAIN}.StartRows <factor = {math.sqrt(d)!r}>
         (rows, ids, "emb", "emb.scale", state, accumulator, halting)
+    }}"""
+
+
+def begin_lanes_graph(config: dict) -> str:
+    """`active`, `threshold`: the whole tables, of which the rows that `pieces` names are written."""
+    d = config["d_model"]
+    return f"""
+    begin_lanes (int32[pieces, 8] pieces, float[pieces] thresholds, int32[rows] ids, int32[table, 8] active, float[table, 1] threshold,
+                 float[pool, {d}] state, float[pool, {d}] accumulator, float[pool, 1] halting)
+       => (int32[table, 8] active_out, float[table, 1] threshold_out, float[pool, {d}] state_out, float[pool, {d}] accumulator_out,
+           float[pool, 1] halting_out) {{
+      active_out, threshold_out, state_out, accumulator_out, halting_out = {DOMAIN}.StartLanes <factor = {math.sqrt(d)!r}>
+        (pieces, thresholds, ids, "emb", "emb.scale", active, threshold, state, accumulator, halting)
     }}"""
 
 
@@ -231,6 +245,7 @@ def graph_texts(config: dict) -> dict[str, str]:
     if config["task"] == "lm":
         return {
             "begin": begin_graph(config),
+            "begin_lanes": begin_lanes_graph(config),
             "tile": tile_graph(),
             "step": step_graph(config, ""),
             "finish": finish_graph(config, top=False),
@@ -238,6 +253,7 @@ def graph_texts(config: dict) -> dict[str, str]:
         }
     return {
         "begin": begin_graph(config),
+        "begin_lanes": begin_lanes_graph(config),
         "tile": tile_graph(),
         "encoder_step": step_graph(config, "enc."),
         "encoder_finish": encoder_finish_graph(config),

@@ -40,6 +40,30 @@ struct Rows {
 void start_rows(const Row* rows, const int32_t* ids, int count, const int8_t* embedding, const float* scale, float factor, int d, int slots,
                 float* state, float* accumulator, float* halting, cudaStream_t stream);
 
+/// A run of rows of a lane that begins: rows [row, row + count) of the table of active rows, slots base + position on, token ids [start, start + count).
+/// Position i sees the keys of its lane up to itself, or `visible` of them where that is not 0. A count of 0 is padding.
+struct alignas(32) LanePiece {
+  int32_t start, row, base, position;
+  int32_t count, lane, limits, visible;
+};
+static_assert(sizeof(LanePiece) == 32);
+constexpr int LANE_PIECE = 32;
+
+/// What start_rows writes, and the rows of the active table and their thresholds: a piece's threshold is that of its rows.
+struct StartLanes {
+  const LanePiece* pieces;
+  const float* thresholds;
+  int count;
+  const int32_t* ids;
+  const int8_t* embedding;
+  const float* scale;
+  float factor;
+  int d;
+  Row* active;
+  float *threshold, *state, *accumulator, *halting;
+};
+void start_lanes(const StartLanes& io, cudaStream_t stream);
+
 /// x = state + C(position) + C(step), normalised = LN(x) in half precision, p = sigmoid(w . LN(x) + b), and the halting update (functions.py,
 /// HaltingUpdate) of active rows, whose x, weight, halted and remainder are written.
 struct AdaptiveInput {

@@ -142,6 +142,30 @@ Compute start_rows(Ort::ConstKernelInfo info) {
   };
 }
 
+/// pieces, thresholds, ids, embedding, scale, active, threshold, state, accumulator, halting
+Compute start_lanes(Ort::ConstKernelInfo info) {
+  const float factor = info.GetAttribute<float>("factor");
+  return [factor](Call& c) {
+    const int d = c.dim(3, 1);
+    require_width(d);
+    ponder::StartLanes io{};
+    io.pieces = c.in<ponder::LanePiece>(0);
+    io.thresholds = c.in<float>(1);
+    io.count = c.dim(0, 0);
+    io.ids = c.in<int32_t>(2);
+    io.embedding = c.in<int8_t>(3);
+    io.scale = c.in<float>(4);
+    io.factor = factor;
+    io.d = d;
+    io.active = reinterpret_cast<Row*>(c.in_place<int32_t>(5, 0));
+    io.threshold = c.in_place<float>(6, 1);
+    io.state = c.in_place<float>(7, 2);
+    io.accumulator = c.in_place<float>(8, 3);
+    io.halting = c.in_place<float>(9, 4);
+    ponder::start_lanes(io, c.stream());
+  };
+}
+
 Compute adaptive_input(Ort::ConstKernelInfo info) {
   const float epsilon = info.GetAttribute<float>("epsilon");
   return [epsilon](Call& c) {
@@ -407,6 +431,7 @@ Compute advance_seats(Ort::ConstKernelInfo info) {
 const std::vector<Op*>& operators() {
   static const std::vector<Op*> all = {
       new Op("StartRows", {I32, I32, I8, F32, F32, F32, F32}, {F32, F32, F32}, start_rows),
+      new Op("StartLanes", {I32, F32, I32, I8, F32, I32, F32, F32, F32, F32}, {I32, F32, F32, F32, F32}, start_lanes),
       new Op("AdaptiveInput", {I32, I32, F32, F32, F32, F32, F32, F32, F32}, {F16, F32, F32, BOOL, F32, F32}, adaptive_input),
       new Op("WriteCache", {I32, I32, F16, F16, F16}, {F16, F16}, stateless(write_cache)),
       new Op("WriteMemory", {I32, F16, F16, F16}, {F16, F16}, stateless(write_memory)),

@@ -76,6 +76,38 @@ __global__ void start_rows_kernel(const Row* rows, const int32_t* ids, int count
 }
 
 template <int V>
+__global__ void start_lanes_kernel(StartLanes io) {
+  // Table and ids may lie in the host's memory: a block fetches its piece once.
+  __shared__ LanePiece piece;
+  __shared__ float threshold;
+  __shared__ int ids[LANE_PIECE];
+  if (threadIdx.x < 8) reinterpret_cast<int*>(&piece)[threadIdx.x] = reinterpret_cast<const int*>(io.pieces + blockIdx.x)[threadIdx.x];
+  if (threadIdx.x == WARP) threshold = io.thresholds[blockIdx.x];
+  __syncthreads();
+  const int count = min(piece.count, LANE_PIECE);
+  if (count <= 0) return;
+  if (threadIdx.x < count) ids[threadIdx.x] = io.ids[piece.start + threadIdx.x];
+  __syncthreads();
+  const int thread = threadIdx.x % WARP;
+  for (int i = threadIdx.x / WARP; i < count; i += ROWS_PER_BLOCK) {
+    const int id = ids[i], position = piece.position + i, slot = piece.base + position, row = piece.row + i;
+    const float f = io.scale[id];
+#pragma unroll
+    for (int j = 0; j < V; j++) {
+      const int at = j * WARP + thread;
+      const size_t to = static_cast<size_t>(slot) * (32 * V) + at;
+      const char4 e = reinterpret_cast<const char4*>(io.embedding)[static_cast<size_t>(id) * (32 * V) + at];
+      reinterpret_cast<float4*>(io.state)[to] = make_float4(e.x * f * io.factor, e.y * f * io.factor, e.z * f * io.factor, e.w * f * io.factor);
+      reinterpret_cast<float4*>(io.accumulator)[to] = make_float4(0, 0, 0, 0);
+    }
+    if (thread != 0) continue;
+    io.halting[slot] = 0;
+    io.threshold[row] = threshold;
+    io.active[row] = {slot, slot, position, 1, piece.base, piece.visible == 0 ? position + 1 : piece.visible, piece.lane, piece.limits};
+  }
+}
+
+template <int V>
 __global__ void __launch_bounds__(WARP* ROWS_PER_BLOCK) adaptive_input_kernel(Rows rows, AdaptiveInput io) {
   const int row = row_of_block(), thread = threadIdx.x % WARP;
   if (row >= rows.active_count + rows.renewed_count) return;
@@ -229,6 +261,11 @@ void start_rows(const Row* rows, const int32_t* ids, int count, const int8_t* em
     start_rows_kernel<v.value><<<blocks(count), BLOCK, 0, stream>>>(rows, ids, count, embedding, scale, factor, slots, as<float4>(state),
                                                                    as<float4>(accumulator), halting);
   });
+}
+
+void start_lanes(const StartLanes& io, cudaStream_t stream) {
+  if (io.count == 0) return;
+  with_width(io.d, [&](auto v) { start_lanes_kernel<v.value><<<io.count, BLOCK, 0, stream>>>(io); });
 }
 
 void adaptive_input(const Rows& rows, const AdaptiveInput& io, cudaStream_t stream) {

@@ -527,6 +527,65 @@ void time_step(int lanes, int length) {
   std::printf("\n");
 }
 
+void test_start_lanes() {
+  const int d = 512, vocabulary = 50, slots = 400, table = 300, before = 7;
+  std::vector<int8_t> embedding(vocabulary * d);
+  for (auto& e : embedding) e = static_cast<int8_t>(below(255) - 127);
+  const auto scale = floats(vocabulary);
+  std::vector<LanePiece> pieces;
+  std::vector<float> thresholds, want_threshold(table, 9);
+  std::vector<Row> want(table, row_of(-1, 0, 1, 0, 1, 0));
+  std::vector<int32_t> ids;
+  std::vector<int> id_of(slots, -1);
+  int base = 3;
+  for (int lane = 0; lane < 6; lane++) {
+    const int length = std::vector<int>{1, 31, 32, 33, 70, 64}[lane], whole = lane % 2 == 0 ? 0 : length;
+    for (int position = 0; position < length; position += LANE_PIECE) {
+      const int count = std::min(LANE_PIECE, length - position), start = static_cast<int>(ids.size());
+      pieces.push_back({start, before + start, base, position, count, lane, lane * 256 + 1, whole});
+      thresholds.push_back(0.1f * lane);
+      for (int i = 0; i < count; i++) {
+        const int slot = base + position + i;
+        want[before + start + i] = {slot, slot, position + i, 1, base, whole == 0 ? position + i + 1 : whole, lane, lane * 256 + 1};
+        want_threshold[before + start + i] = 0.1f * lane;
+        ids.push_back(below(vocabulary));
+        id_of[slot] = ids.back();
+      }
+    }
+    pieces.push_back({9, 9, 9, 9, 0, 9, 9, 9});
+    thresholds.push_back(5);
+    base += length + 11;
+  }
+  ids.resize(ids.size() + 40, -1);
+  const std::vector<float> filled(static_cast<size_t>(slots) * d, 2);
+  Device<int8_t> d_embedding(embedding);
+  Device<float> d_scale(scale), d_thresholds(thresholds), threshold(std::vector<float>(table, 9)), state(filled), accumulator(filled), halting(std::vector<float>(slots, 2));
+  Device<LanePiece> d_pieces(pieces);
+  Device<int32_t> d_ids(ids);
+  Device<Row> active(std::vector<Row>(table, row_of(-1, 0, 1, 0, 1, 0)));
+  start_lanes({d_pieces, d_thresholds, static_cast<int>(pieces.size()), d_ids, d_embedding, d_scale, 4.0f, d, active, threshold, state, accumulator, halting}, 0);
+  const auto got = active.read();
+  const auto got_threshold = threshold.read(), got_state = state.read(), got_sum = accumulator.read(), got_halting = halting.read();
+  double wrong = 0, error = 0;
+  for (int i = 0; i < table; i++) {
+    const Row &a = got[i], &b = want[i];
+    wrong += a.slot != b.slot || a.cache_row != b.cache_row || a.position != b.position || a.step != b.step || a.first != b.first;
+    wrong += a.visible != b.visible || a.lane != b.lane || a.limits != b.limits || got_threshold[i] != want_threshold[i];
+  }
+  for (int slot = 0; slot < slots; slot++) {
+    const int id = id_of[slot];
+    wrong += got_halting[slot] != (id < 0 ? 2 : 0);
+    for (int j = 0; j < d; j++) {
+      const size_t at = static_cast<size_t>(slot) * d + j;
+      wrong += got_sum[at] != (id < 0 ? 2 : 0);
+      const double state_wanted = id < 0 ? 2 : static_cast<double>(embedding[id * d + j]) * scale[id] * 4;
+      error = std::max(error, std::abs(got_state[at] - state_wanted));
+    }
+  }
+  expect("start_lanes: tables, sums", wrong, 0);
+  expect("start_lanes: states", error, 1e-4);
+}
+
 /// The output layer in groups: against a plain loop, in tiles of every shape, at other row counts.
 void test_logit_groups(int rows, int vocabulary, int d) {
   const int groups = logit_groups_of(vocabulary);
@@ -625,6 +684,39 @@ float graph_time(cudaStream_t stream, const std::function<void()>& run) {
   return ms * 10;
 }
 
+/// Beginning `lanes` lanes of `length`, tables in the host's memory as the server's are, beside start_rows with a row a position.
+void time_start(int lanes, int length) {
+  const int d = 512, vocabulary = 8192, rows = lanes * length;
+  std::vector<LanePiece> list;
+  std::vector<Row> table;
+  for (int lane = 0; lane < lanes; lane++) {
+    for (int at = 0; at < length; at += LANE_PIECE)
+      list.push_back({lane * length + at, lane * length + at, lane * length, at, std::min(LANE_PIECE, length - at), lane, 2049, 0});
+    for (int i = 0; i < length; i++) table.push_back(row_of(lane * length + i, i, 1, lane * length, i + 1, lane));
+  }
+  const int count = static_cast<int>(list.size());
+  LanePiece* pieces;
+  Row* host_rows;
+  float* thresholds;
+  int32_t* ids;
+  ok(cudaMallocHost(&pieces, count * sizeof(LanePiece))), ok(cudaMallocHost(&host_rows, rows * sizeof(Row)));
+  ok(cudaMallocHost(&thresholds, count * 4)), ok(cudaMallocHost(&ids, rows * 4));
+  std::copy(list.begin(), list.end(), pieces), std::copy(table.begin(), table.end(), host_rows);
+  std::fill(thresholds, thresholds + count, 0.9f);
+  for (int i = 0; i < rows; i++) ids[i] = below(vocabulary);
+  Device<int8_t> embedding(static_cast<size_t>(vocabulary) * d);
+  Device<float> scale(floats(vocabulary)), threshold(rows), state(static_cast<size_t>(rows) * d), accumulator(static_cast<size_t>(rows) * d), halting(rows);
+  Device<Row> active(rows);
+  cudaStream_t stream;
+  ok(cudaStreamCreate(&stream));
+  std::printf("begin %d x %d: start_lanes %.1f, start_rows %.1f us\n", lanes, length, graph_time(stream, [&] {
+                start_lanes({pieces, thresholds, count, ids, embedding, scale, 22.6f, d, active, threshold, state, accumulator, halting}, stream);
+              }),
+              graph_time(stream, [&] { start_rows(host_rows, ids, rows, embedding, scale, 22.6f, d, rows, state, accumulator, halting, stream); }));
+  cudaStreamDestroy(stream);
+  cudaFreeHost(pieces), cudaFreeHost(host_rows), cudaFreeHost(thresholds), cudaFreeHost(ids);
+}
+
 /// The output layer of a row count: in groups, in tiles of each shape, beside cuBLASLt's logits and their softmax in chunks that fit into the cache.
 void time_output_layer(int rows) {
   const int d = 512, vocabulary = 8192, groups = logit_groups_of(vocabulary), chunk = 1024;
@@ -667,10 +759,13 @@ int main() {
   test_linear(Epilogue::bias_relu, false, "linear, relu");
   test_linear(Epilogue::bias_add, false, "linear, residual");
   test_linear(Epilogue::plain, true, "linear, transposed");
+  test_start_lanes();
   test_logit_groups(9, 1000, 128);
   test_logit_groups(200, 700, 512);
   test_logit_groups(300, 8192, 512);
   for (int rows : {64, 128, 256, 512, 1024, 2304, 4096}) time_output_layer(rows);
+  time_start(72, 32);
+  time_start(4, 511);
   for (int lanes : {1, 4, 16, 64, 128, 256}) time_step(lanes, 32);
   time_step(32, 256);
   time_step(16, 512);

@@ -54,6 +54,42 @@ def test_start_rows() -> None:
         assert all(torch.equal(new[slot], old[slot]) for new, old in zip((state, accumulator, halting), pools.values(), strict=True))
 
 
+@pytest.mark.parametrize("causal", [True, False])
+def test_start_lanes(causal: bool) -> None:
+    weight, scale = quantise(normal(12, D))
+    slots, table, before, at = 120, 110, 5, 0
+    pools = {"state": normal(slots + 1, D, seed=1), "accumulator": normal(slots + 1, D, seed=2), "halting": normal(slots + 1, 1, seed=3)}
+    active = int32([row(i, lane=7) for i in range(before)] + [BLANK] * (table - before))
+    threshold = torch.rand(table, 1, generator=torch.Generator().manual_seed(4))
+    # Lanes of 40, 1 and 33 rows in pieces of at most 32, and padding between and behind them that says anything but a count.
+    pieces, thresholds, rows, want_thresholds = [], [], [], []
+    for lane, (length, base, limit) in enumerate([(40, 60, 0.9), (1, 10, 0.5), (33, 12, 0.25)]):
+        limits = 256 * (3 + lane) + 1
+        for position in range(0, length, 32):
+            count = min(32, length - position)
+            pieces.append([at, before + at, base, position, count, lane, limits, 0 if causal else length])
+            thresholds.append(limit)
+            at += count
+        pieces.append([3, 3, 3, 3, 0, 3, 3, 3])
+        thresholds.append(-1)
+        rows += [[base + i, base + i, i, 1, base, i + 1 if causal else length, lane, limits] for i in range(length)]
+        want_thresholds += [limit] * length
+    ids = int32([i % 12 for i in range(at)] + [-1] * 9)
+    inputs = {"pieces": int32(pieces), "thresholds": torch.tensor(thresholds), "ids": ids, "emb": weight, "scale": scale}
+    inputs |= {"active": active, "threshold": threshold, **pools}
+    outputs = {"active_out": "int32[t, eight]", "threshold_out": "float[t, one]", "state_out": "float[p, d]"}
+    outputs |= {"accumulator_out": "float[p, d]", "halting_out": "float[p, one]"}
+    new, limits, state, accumulator, halting = run(cuda_functions.start_lanes(), inputs, outputs, "<factor = 4.0>")
+    assert new.tolist() == active[:before].tolist() + rows + [BLANK] * (table - before - len(rows))
+    expected = torch.cat([threshold[:before], torch.tensor(want_thresholds)[:, None], threshold[before + at :]])
+    assert torch.equal(limits, expected)
+    for i, r in enumerate(rows):
+        torch.testing.assert_close(state[r[0]], weight[i % 12] * scale[i % 12] * 4)
+        assert not accumulator[r[0]].any() and halting[r[0]] == 0
+    for slot in set(range(slots)) - {r[0] for r in rows}:
+        assert all(torch.equal(a[slot], b[slot]) for a, b in zip((state, accumulator, halting), pools.values(), strict=True))
+
+
 def test_adaptive_input() -> None:
     state, halting = normal(9, D, seed=1), torch.rand(9, 1, generator=torch.Generator().manual_seed(2)) * 0.9
     positions, steps, halt, bias = normal(20, D, seed=3), normal(9, D, seed=4), normal(1, D, seed=5), torch.tensor([0.2])
