@@ -458,6 +458,8 @@ void time_products() {
       std::printf("\n");
     }
   }
+}
+
 // Attention over learnt spans.
 
 enum class Bias { shared, by_query, span, span_by_query };
