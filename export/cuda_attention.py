@@ -97,3 +97,33 @@ def tiled_memory_attention() -> str:
       wide = Slice (filled, start, active_count)
       o = Cast <to = 10> (wide)
     }"""
+
+
+def row_memory_attention() -> str:
+    """TiledMemoryAttention where each row sees keys of its own."""
+    return f"""
+    RowMemoryAttention <heads> (q, keys, values, active, key_index, seen) => (o) {{
+      one = Constant <value = int32 {{1}}> ()
+      start = Constant <value_ints = [0]> ()
+      column = Constant <value_ints = [1]> ()
+      along = Constant <value_int = 0> ()
+      slot = Slice (active, start, column, column)
+      nothing = Sub (slot, slot)
+      ones = Add (nothing, one)
+      upto = CumSum (ones, along)
+      ordinal = Sub (upto, one)
+      tiles = Concat <axis = 1> (ordinal, ones)
+      o = {DOMAIN}.TiledMemoryAttention <heads : int = @heads> (q, keys, values, active, tiles, key_index, seen)
+    }}"""
+
+
+def row_attention() -> str:
+    """RowMemoryAttention where a row itself says which keys it sees: key_index[first ... first + visible)."""
+    return f"""
+    RowAttention <heads> (q, keys, values, active, key_index) => (o) {{
+      from = Constant <value_ints = [4]> ()
+      to = Constant <value_ints = [6]> ()
+      axis = Constant <value_ints = [1]> ()
+      seen = Slice (active, from, to, axis)
+      o = {DOMAIN}.RowMemoryAttention <heads : int = @heads> (q, keys, values, active, key_index, seen)
+    }}"""

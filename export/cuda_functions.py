@@ -14,7 +14,7 @@ read a table, they read a copy.
 from __future__ import annotations
 
 import functions
-from cuda_attention import tiled_attention, tiled_memory_attention
+from cuda_attention import row_attention, row_memory_attention, tiled_attention, tiled_memory_attention
 from cuda_seats import advance_seats, seat_sentences
 from cuda_tables import COLUMNS, compact_rows, lane_tiles, tile_rows
 from functions import DOMAIN
@@ -419,5 +419,5 @@ def all_functions() -> tuple[str, ...]:
         tiled_memory_attention(), linear(), linear_relu(), linear_add(), logits(), normalize_rows(), write_rows(), lane_tiles(),
         tile_rows(), compact_rows(), read_normalized(), read_sums(), target_log_prob(), top_log_probs(), logit_groups(),
         grouped_target_log_prob(), grouped_best(), read_halting(),
-        seat_sentences(), advance_seats(),
+        row_attention(), row_memory_attention(), seat_sentences(), advance_seats(),
     )  # fmt: skip

@@ -96,14 +96,15 @@ def tile_graph() -> str:
 
 
 def attend_lines(config: dict, prefix: str, rows: int) -> list[str]:
-    """From the pools to y = x + self-attention, with the halting of active rows."""
+    """From the pools to y = x + self-attention, with the halting of active rows. In a decoder each row sees keys of its own."""
+    kind, tiles = ("RowAttention", "") if prefix == "dec." else ("TiledAttention", "tiles, ")
     heads, epsilon = config["heads"], config["layer_norm_eps"]
     return [
         f"normalised, x, weight, halted, remainder, halting_out = {DOMAIN}.AdaptiveInput <epsilon = {epsilon!r}> "
         f'(active, renewed, threshold, state, halting, "positions", "steps", "{prefix}halt", "{prefix}halt.bias")',
         *linear("normalised", "qkv", f"{prefix}q", f"{prefix}kv", rows=rows),
         f"keys_out, values_out = {DOMAIN}.WriteCache (active, renewed, qkv, keys, values)",
-        f"attended = {DOMAIN}.TiledAttention <heads = {heads}> (qkv, keys_out, values_out, active, tiles, key_index)",
+        f"attended = {DOMAIN}.{kind} <heads = {heads}> (qkv, keys_out, values_out, active, {tiles}key_index)",
         *linear_add("attended", "y", f"{prefix}o", "x", rows),
     ]
 
@@ -118,9 +119,9 @@ def transition_lines(config: dict, prefix: str, y: str, rows: int) -> list[str]:
     ]
 
 
-def step_inputs(d: int) -> str:
+def step_inputs(d: int, tiles: str = "int32[tile, 2] tiles, ") -> str:
     return (
-        "int32[active, 8] active, int32[renewed, 8] renewed, float[active, 1] threshold, int32[tile, 2] tiles, int32[key] key_index, "
+        f"int32[active, 8] active, int32[renewed, 8] renewed, float[active, 1] threshold, {tiles}int32[key] key_index, "
         f"float[pool, {d}] state, float[pool, {d}] accumulator, float[pool, 1] halting, "
         f"float16[cache, {d}] keys, float16[cache, {d}] values"
     )
@@ -158,15 +159,15 @@ def decoder_step_graph(config: dict) -> str:
         *attend_lines(config, "dec.", DECODER_ROWS),
         normalize("y", "memory_input", config["layer_norm_eps"]),
         *linear("memory_input", "memory_queries", "dec.xq", rows=DECODER_ROWS),
-        f"recalled = {DOMAIN}.TiledMemoryAttention <heads = {heads}> "
-        "(memory_queries, memory_keys, memory_values, active, memory_tiles, memory_key_index, seen)",
+        f"recalled = {DOMAIN}.RowMemoryAttention <heads = {heads}> "
+        "(memory_queries, memory_keys, memory_values, active, memory_key_index, seen)",
         *linear_add("recalled", "w", "dec.xo", "y", DECODER_ROWS),
         *transition_lines(config, "dec.", "w", DECODER_ROWS),
     ]
     body = "\n      ".join(lines)
     return f"""
-    decoder_step ({step_inputs(d)}, float16[memory, {d}] memory_keys, float16[memory, {d}] memory_values,
-                  int32[memory_tile, 2] memory_tiles, int32[memory_key] memory_key_index, int32[active, 2] seen)
+    decoder_step ({step_inputs(d, tiles="")}, float16[memory, {d}] memory_keys, float16[memory, {d}] memory_values,
+                  int32[memory_key] memory_key_index, int32[active, 2] seen)
        => ({step_outputs(d)}, bool[active, 1] halted, float[active, 1] remainder) {{
       {body}
     }}"""

@@ -99,6 +99,9 @@ struct Attention {
 /// Returns false when the head size has no kernel (32, 64 and 128 have).
 bool attention(const Attention& io, cudaStream_t stream);
 
+/// The same for rows that each see keys of their own; tiles are not looked at.
+bool row_attention(const Attention& io, int rows, cudaStream_t stream);
+
 /// out = LN(x) without its affine part.
 void normalise_rows(const float* x, int rows, int d, float epsilon, __half* out, cudaStream_t stream);
 

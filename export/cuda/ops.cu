@@ -230,6 +230,26 @@ Compute tiled_attention(Ort::ConstKernelInfo info, bool memory) {
 }
 
 /// x, w, bias[, residual] -> y; one product a node, so that its choice of kernel stays with it.
+/// q, keys, values, active, key_index[, seen]
+Compute row_attention(Ort::ConstKernelInfo info, bool memory) {
+  const int heads = static_cast<int>(info.GetAttribute<int64_t>("heads"));
+  return [heads, memory](Call& c) {
+    const int rows = c.dim(3, 0), width = c.dim(1, 1);
+    ponder::Attention io{};
+    io.q = c.in<__half>(0);
+    io.stride = c.dim(0, 1);
+    io.keys = c.in<__half>(1);
+    io.values = c.in<__half>(2);
+    io.rows = c.in<Row>(3);
+    io.key_index = c.in<int32_t>(4);
+    io.seen = memory ? c.in<int32_t>(5) : nullptr;
+    io.heads = heads;
+    io.d_head = width / heads;
+    io.out = c.out<__half>(0, {rows, width});
+    require(ponder::row_attention(io, rows, c.stream()), "no kernel for this head size: 32, 64 and 128 have one; run without the native library");
+  };
+}
+
 /// The rows that a product is tuned for; graphs of few rows say so.
 int tuned_rows(Ort::ConstKernelInfo info) {
   int64_t rows = 0;
@@ -569,6 +589,8 @@ std::vector<Op*> make_operators() {
       new Op("WriteMemory", {I32, F16, F16, F16}, {F16, F16}, stateless(write_memory)),
       new Op("TiledAttention", {F16, F16, F16, I32, I32, I32}, {F16}, [](auto info) { return tiled_attention(info, false); }),
       new Op("TiledMemoryAttention", {F16, F16, F16, I32, I32, I32, I32}, {F16}, [](auto info) { return tiled_attention(info, true); }),
+      new Op("RowAttention", {F16, F16, F16, I32, I32}, {F16}, [](auto info) { return row_attention(info, false); }),
+      new Op("RowMemoryAttention", {F16, F16, F16, I32, I32, I32}, {F16}, [](auto info) { return row_attention(info, true); }),
       new Op("Linear", {F16, F16, F16}, {F16}, [](auto info) { return linear(info, false); }),
       new Op("LinearRelu", {F16, F16, F16}, {F16}, [](auto info) { return linear(info, true); }),
       new Op("LinearAdd", {F16, F16, F32, F32}, {F32}, linear_add),

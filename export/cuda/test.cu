@@ -144,7 +144,8 @@ void test_attention(int d_head, int heads, bool memory) {
   Device<Tile> d_tiles(tiles);
   Device<int32_t> d_index(index), d_seen(seen);
   Attention io{d_q, stride, d_k, d_v, d_rows, d_tiles, static_cast<int>(tiles.size()), d_index, memory ? d_seen.data : nullptr, heads, d_head, out};
-  if (!attention(io, 0)) failures++;
+  for (const bool by_row : {false, true}) {
+  if (!(by_row ? row_attention(io, count, 0) : attention(io, 0))) failures++;
   const auto got = out.read();
   double error = 0;
   for (int i = 0; i < count; i++) {
@@ -166,8 +167,9 @@ void test_attention(int d_head, int heads, bool memory) {
       }
     }
   }
-  const std::string what = "attention: head " + std::to_string(d_head) + (memory ? ", memory" : "");
+  const std::string what = (by_row ? "row_attention: head " : "attention: head ") + std::to_string(d_head) + (memory ? ", memory" : "");
   expect(what.c_str(), error, 1e-2);
+  }
 }
 
 void test_compaction() {

@@ -188,6 +188,25 @@ def test_tiled_attention(memory: bool) -> None:
     torch.testing.assert_close(o[:count].double(), want, atol=2e-3, rtol=1e-3)
 
 
+@pytest.mark.parametrize("memory", [False, True])
+def test_row_attention(memory: bool) -> None:
+    heads, width, pool = 4, 32, 200
+    index, seen = [], []
+    for i, n in enumerate([1, 5, 70, 33, 3, 32]):
+        seen.append((len(index), n))
+        index += np.random.default_rng(i).integers(0, pool, n).tolist()
+    rows = [row(0, lane=i, first=-1 if memory else first, visible=-1 if memory else n) for i, (first, n) in enumerate(seen)]
+    count = len(rows)
+    q, keys, values = half(count + 5, 3 * width, seed=5), half(pool, width, seed=6), half(pool, width, seed=7)
+    inputs = {"q": q, "keys": keys, "values": values, "active": int32([*rows, *[PADDING] * 3]), "key_index": int32([*index, -1])}
+    if memory:
+        inputs["seen"] = int32([*seen, *[(-1, -1)] * 3])
+    function = cuda_functions.row_memory_attention() if memory else cuda_functions.row_attention()
+    [o] = run(function, inputs, {"o": "float16[a, w]"}, f"<heads = {heads}>")
+    assert o.shape == (count + 3, width)
+    torch.testing.assert_close(o[:count].double(), attended(q[:count, :width], keys, values, index, seen, heads), atol=2e-3, rtol=1e-3)
+
+
 def test_attention_over_nothing_but_padding() -> None:
     inputs = {"q": half(2, D, seed=1), "keys": half(3, D, seed=2), "values": half(3, D, seed=3), "active": int32([PADDING] * 2)}
     inputs |= {"tiles": int32([[0, 0]]), "key_index": int32([-1])}

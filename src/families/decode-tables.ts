@@ -2,14 +2,14 @@
  * The tables of one decoder step (export/cuda/kernels.h), laid out in one array of numbers so that they cross to the device as one copy. Where
  * each part lies depends on the buckets of a step alone, so a captured step finds them at fixed addresses.
  *
- *   active [a, 8]  seen [a, 2]  memory tiles [a, 2]  slots [a]  renewed [m, 8]  begin [m, 8]  ids [m]  key index [...]
+ *   active [a, 8]  seen [a, 2]  slots [a]  renewed [m, 8]  begin [m, 8]  ids [m]  key index [...]
  *
  * Runs for every step on the thread that keeps the device busy: loops over numbers, and no object is made.
  */
 import { candidatesPerHypothesis } from '../scheduler/beam.js';
 import type { DecodeAdvancePlan, Hypothesis, Sentence } from '../scheduler/decode-scheduler.js';
 import type { PrefixKeys } from './prefix-keys.js';
-import { ROW_FIELDS, TILE_ROWS } from './resident-stack.js';
+import { ROW_FIELDS } from './resident-stack.js';
 
 /** Rows of a captured step: hypotheses, and how many of them begin or have a position renewed beside them. */
 export interface DecodeBucket {
@@ -20,7 +20,6 @@ export interface DecodeBucket {
 /** Where the parts begin. */
 export interface DecodeLayout extends DecodeBucket {
   readonly seen: number;
-  readonly memoryTiles: number;
   readonly slots: number;
   readonly renewed: number;
   readonly begin: number;
@@ -33,12 +32,11 @@ const ALIGNED = ROW_FIELDS;
 
 export function decodeLayout({ rows, others }: DecodeBucket): DecodeLayout {
   const seen = rows * ROW_FIELDS;
-  const memoryTiles = seen + 2 * rows;
-  const slots = memoryTiles + 2 * rows;
+  const slots = seen + 2 * rows;
   const renewed = Math.ceil((slots + rows) / ALIGNED) * ALIGNED;
   const begin = renewed + others * ROW_FIELDS;
   const ids = begin + others * ROW_FIELDS;
-  return { rows, others, seen, memoryTiles, slots, renewed, begin, ids, keys: ids + others };
+  return { rows, others, seen, slots, renewed, begin, ids, keys: ids + others };
 }
 
 /** What a padding row allows: more steps than any model has. */
@@ -61,8 +59,6 @@ export function fillDecodeTables(
 ): FilledTables {
   for (let i = 0; i < begin.length; i++) prefixKeys.begin(begin[i] as Hypothesis);
   let keys = 0;
-  let tiles = 0;
-  let tileRows = TILE_ROWS;
   let before: Sentence | null = null;
   let first = 0;
   let visible = 0;
@@ -81,15 +77,7 @@ export function fillDecodeTables(
       limits = budget.maxSteps * 256 + budget.minSteps;
       threshold = budget.threshold;
       k = Math.max(k, candidatesPerHypothesis(beam));
-      tileRows = TILE_ROWS;
     }
-    if (tileRows === TILE_ROWS) {
-      table[at.memoryTiles + 2 * tiles] = row;
-      tileRows = 0;
-      tiles += 1;
-    }
-    tileRows += 1;
-    table[at.memoryTiles + 2 * tiles - 1] = tileRows;
     const { position } = node;
     writeRow(table, row * ROW_FIELDS, slot, node.rows[steps] as number, position, steps + 1, keys, limits);
     keys += prefixKeys.write(hypothesis, table, at.keys + keys);
@@ -105,7 +93,6 @@ export function fillDecodeTables(
     table[at.seen + 2 * row + 1] = 1;
     table[at.slots + row] = -1;
   }
-  table.fill(0, at.memoryTiles + 2 * tiles, at.slots);
   for (let row = 0; row < at.others; row++) {
     const renewal = renewed[row];
     const to = at.renewed + row * ROW_FIELDS;

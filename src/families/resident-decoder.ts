@@ -99,7 +99,6 @@ export class ResidentDecoder implements LaunchingDecoder {
       keys: device.buffer('float16', this.cacheRows * d),
       values: device.buffer('float16', this.cacheRows * d),
       table: device.buffer('int32', numbers),
-      tiles: device.buffer('int32', 2 * rowsMax),
       halted: device.buffer('bool', rowsMax),
     };
     this.counts = TOP_BUCKETS.map(() => device.buffer('int64', 1));
@@ -118,13 +117,10 @@ export class ResidentDecoder implements LaunchingDecoder {
     this.capture();
   }
 
-  /** Pools hold numbers from the start; each hypothesis sees keys of its own, so its tile is itself. */
+  /** Pools hold numbers from the start. */
   private clear(): void {
     const { device, table } = this;
     for (const buffer of Object.values(this.buffers)) device.fill(buffer, 0);
-    for (let row = 0; row < this.sizes.rowsMax; row++) table.data.set([row, 1], 2 * row);
-    device.upload(table, this.buffer('tiles'), 0, 2 * this.sizes.rowsMax);
-    device.synchronise();
     this.counts.forEach((count, i) => {
       // One 64-bit number.
       table.data.set([TOP_BUCKETS[i] as number, 0]);
@@ -187,12 +183,10 @@ export class ResidentDecoder implements LaunchingDecoder {
         active: part(0, rows, ROW_FIELDS),
         renewed: part(at.renewed, others, ROW_FIELDS),
         threshold: { buffer: this.thresholds, dims: [rows, 1] },
-        tiles: this.view('tiles', rows, 2),
         // Its length is bound once: what lies behind the keys of a step is not read.
         key_index: part(at.keys, this.keysMax),
         memory_keys: memory.keys,
         memory_values: memory.values,
-        memory_tiles: part(at.memoryTiles, rows, 2),
         memory_key_index: memory.index,
         seen: part(at.seen, rows, 2),
       },

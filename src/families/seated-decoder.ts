@@ -100,7 +100,6 @@ export class SeatedDecoder implements SeatingDecoder {
       keyIndex: device.buffer('int32', seatsMax * contextTokens),
       seen: device.buffer('int32', seatsMax * 2),
       seatSlots: device.buffer('int32', seatsMax),
-      tiles: device.buffer('int32', seatsMax * 2),
     };
     this.saidIds = device.int32(seatsMax * contextTokens * 2);
     this.saidNumbers = device.float32(seatsMax * contextTokens * 2);
@@ -118,16 +117,11 @@ export class SeatedDecoder implements SeatingDecoder {
     this.capture();
   }
 
-  /** Pools hold numbers from the start; each row sees keys of its own, so its tile is itself. */
+  /** Pools hold numbers from the start, and nobody has arrived. */
   private clear(): void {
-    const { device, exchanges } = this;
-    for (const buffer of Object.values(this.buffers)) device.fill(buffer, 0);
-    for (const { at } of exchanges) at.data.fill(-1);
-    const [{ arrivals }] = exchanges as [Exchange];
-    for (let row = 0; row < this.sizes.seatsMax; row++) arrivals.data.set([row, 1], 2 * row);
-    device.upload(arrivals, this.buffer('tiles'), 0, 2 * this.sizes.seatsMax);
-    device.synchronise();
-    arrivals.data.fill(0);
+    for (const buffer of Object.values(this.buffers)) this.device.fill(buffer, 0);
+    for (const { at } of this.exchanges) at.data.fill(-1);
+    this.device.synchronise();
   }
 
   private buffer(name: string): DeviceBuffer {
@@ -229,11 +223,9 @@ export class SeatedDecoder implements SeatingDecoder {
         active: this.view('active', rows, ROW_FIELDS),
         renewed: this.view('renewed', rows, ROW_FIELDS),
         threshold: this.view('threshold', rows, 1),
-        tiles: this.view('tiles', rows, 2),
         key_index: this.view('keyIndex', rows * contextTokens),
         memory_keys: memory.keys,
         memory_values: memory.values,
-        memory_tiles: this.view('tiles', rows, 2),
         memory_key_index: memory.index,
         seen: this.view('seen', rows, 2),
       },

@@ -3,7 +3,7 @@ import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { decodeLayout, fillDecodeTables } from '../../src/families/decode-tables.js';
 import { PrefixKeys } from '../../src/families/prefix-keys.js';
-import { ROW_FIELDS, TILE_ROWS } from '../../src/families/resident-stack.js';
+import { ROW_FIELDS } from '../../src/families/resident-stack.js';
 import { candidatesPerHypothesis } from '../../src/scheduler/beam.js';
 import { type DecodeAdvancePlan, DecodeScheduler } from '../../src/scheduler/decode-scheduler.js';
 import { type Random, withSeed } from '../seed.js';
@@ -59,17 +59,6 @@ function assertTables(plan: DecodeAdvancePlan, keys: PrefixKeys): void {
   plan.begin.forEach(({ slot, inputId }, row) => {
     assert.deepEqual([table[layout.begin + row * ROW_FIELDS], table[layout.ids + row]], [slot, inputId]);
   });
-  // Tiles of the memory: each row in one, and no tile of two sentences.
-  let covered = 0;
-  for (let tile = 0; tile < ROWS; tile++) {
-    const [start = 0, count = 0] = table.subarray(layout.memoryTiles + 2 * tile, layout.memoryTiles + 2 * tile + 2);
-    if (count === 0) continue;
-    assert.ok(start === covered && count <= TILE_ROWS);
-    const sentences = new Set(plan.active.slice(start, start + count).map(({ sentence }) => sentence));
-    assert.equal(sentences.size, 1);
-    covered += count;
-  }
-  assert.equal(covered, plan.active.length);
 }
 
 function run(random: Random): number {
@@ -113,7 +102,7 @@ function run(random: Random): number {
   }
 }
 
-test('rows, keys, memory and tiles of every step are those of the tree of prefixes', async () => {
+test('rows, keys and memory of every step are those of the tree of prefixes', async () => {
   const seeds = process.env[SEED] === undefined ? [1, 2, 3, 4, 5, 6, 7, 8] : [Number(process.env[SEED])];
   let launches = 0;
   for (const seed of seeds) {
@@ -128,5 +117,5 @@ test('a launch on nothing but padding reads one key and no memory', () => {
   const { layout, table, filled } = fill({ kind: 'advance', begin: [], active: [], renewed: [] }, prefixKeys());
   assert.deepEqual([filled.keys, filled.k, filled.count], [0, 1, layout.keys + 1]);
   assert.equal(table[layout.keys], 0);
-  assert.ok(table.subarray(layout.memoryTiles, layout.slots).every((value) => value === 0));
+  assert.deepEqual(Array.from(table.subarray(layout.seen, layout.slots)), new Array(layout.rows).fill([0, 1]).flat());
 });
