@@ -39,8 +39,8 @@ def weights(to: str, *names: str) -> list[str]:
     ]
 
 
-# Rows that the products of a step are tuned for: a language model's and an encoder's steps are filled by many positions, a decoder's has a row a
-# sentence.
+# Rows that the products of a step are tuned for: steps of a language model and of an encoder are filled by many positions, a decoder's has a row
+# a sentence.
 MANY_ROWS = 4096
 DECODER_ROWS = 256
 

@@ -10,12 +10,13 @@ import type { Launch, Launching } from './launching.js';
 import { type ResidentSizes, ResidentStack } from './resident-stack.js';
 import { bucketFor } from './row-buckets.js';
 
-const GRAPHS = ['begin', 'tile', 'step', 'finish', 'finish_top'] as const;
+const GRAPHS = ['begin_lanes', 'tile', 'step', 'finish', 'finish_top'] as const;
 export type ScoringGraphs = Readonly<Record<(typeof GRAPHS)[number], DeviceGraph>>;
 
-/** The logits of so many rows, 32 KiB each at 8192 words, stay in the second-level cache of a GPU. */
-const FINISH_CHUNK_ROWS = 1024;
-const FINISH_BUCKETS = [64, 256, 512, 1024];
+/** Where candidates are wanted, logits are written: those of so many rows, 32 KiB each at 8192 words, stay in the second-level cache of a GPU. */
+const TOP_CHUNK_ROWS = 1024;
+/** From 512 rows on, so many more are one wave of blocks of the output layer. */
+const FINISH_WAVE_ROWS = 512;
 const NO_IDS = new Int32Array(0);
 const NO_LOGPROBS = new Float32Array(0);
 /** Best candidates that a request may ask for: schemas.ts. */
@@ -38,8 +39,9 @@ export class ResidentScoring implements Launching<ScoreWindowResult> {
   private readonly kWords: PinnedArray<Int32Array>;
   private readonly began: Marker;
   private readonly ended: Marker;
-  /** By where the results begin and their bucket. */
-  private readonly finishes: CapturedRuns<string>;
+  /** By bucket of rows. */
+  private readonly finishes: CapturedRuns<number>;
+  private readonly buckets: readonly number[];
   private readonly topRuns = new Map<string, BoundRun>();
 
   constructor(
@@ -50,7 +52,8 @@ export class ResidentScoring implements Launching<ScoreWindowResult> {
   ) {
     this.stack = new ResidentStack(device, graphs, sizes);
     // A lane longer than the limit still finishes in one piece.
-    const rows = Math.ceil(Math.max(sizes.finishRowsMax, sizes.rowsMax) / FINISH_CHUNK_ROWS) * FINISH_CHUNK_ROWS;
+    this.buckets = finishBuckets(Math.max(sizes.finishRowsMax, sizes.rowsMax));
+    const rows = this.buckets.at(-1) as number;
     this.slots = device.int32(rows);
     this.targets = device.int32(rows);
     this.logprob = device.float32(rows);
@@ -63,10 +66,9 @@ export class ResidentScoring implements Launching<ScoreWindowResult> {
     this.began = device.marker();
     this.ended = device.marker();
     this.finishes = new CapturedRuns(device);
-    for (const bucket of FINISH_BUCKETS) {
-      for (let start = 0; start < rows; start += FINISH_CHUNK_ROWS)
-        this.finishes.captureRun(`${start} ${bucket}`, this.bindFinish(graphs.finish, start, bucket, 1));
-    }
+    this.slots.data.fill(-1);
+    this.targets.data.fill(0);
+    for (const bucket of this.buckets) this.finishes.captureRun(bucket, this.bindFinish(graphs.finish, 0, bucket, 1));
   }
 
   enqueue(plan: ResidentPlan): void {
@@ -75,34 +77,32 @@ export class ResidentScoring implements Launching<ScoreWindowResult> {
     this.stack.enqueue(plan, ({ request, length }, ids, from) => {
       // Position i predicts ids[i], so it reads the token before: <s>, ids[0], ids[1], ...
       ids[from] = this.model.bosId;
-      ids.set(request.ids.subarray(0, length - 1), from + 1);
+      copy(request.ids, 0, length - 1, ids, from + 1);
     });
     this.ended.record();
   }
 
   private enqueueFinish(lanes: readonly ResidentLane[]): void {
+    const { data: slots } = this.slots;
+    const { data: targets } = this.targets;
     let rows = 0;
     for (const { base, length, request } of lanes) {
-      for (let position = request.scoreFrom; position < length; position++, rows++)
-        this.slots.data[rows] = base + position;
-      this.targets.data.set(request.ids.subarray(request.scoreFrom), rows - (length - request.scoreFrom));
+      copy(request.ids, request.scoreFrom, length, targets, rows);
+      for (let position = request.scoreFrom; position < length; position++) slots[rows++] = base + position;
     }
-    const end = Math.floor(rows / FINISH_CHUNK_ROWS) * FINISH_CHUNK_ROWS;
-    const rest = rows - end;
-    const padded = end + (rest > 0 ? bucketFor(FINISH_BUCKETS, rest) : 0);
-    this.slots.data.fill(-1, rows, padded);
-    this.targets.data.fill(0, rows, padded);
+    const bucket = bucketFor(this.buckets, rows);
+    slots.fill(-1, rows, bucket);
+    targets.fill(0, rows, bucket);
     const k = widestTop(lanes);
-    if (k > 0) {
-      // One 64-bit number.
-      this.kWords.data.set([k, 0]);
-      this.device.upload(this.kWords, this.k, 0, 1);
+    if (k === 0) {
+      this.finishes.launch(bucket);
+      return;
     }
-    for (let start = 0; start < padded; start += FINISH_CHUNK_ROWS) {
-      const bucket = Math.min(FINISH_CHUNK_ROWS, padded - start);
-      if (k > 0) this.finishTop(start, bucket, k);
-      else this.finishes.launch(`${start} ${bucket}`);
-    }
+    // One 64-bit number.
+    this.kWords.data.set([k, 0]);
+    this.device.upload(this.kWords, this.k, 0, 1);
+    for (let start = 0; start < bucket; start += TOP_CHUNK_ROWS)
+      this.finishTop(start, Math.min(TOP_CHUNK_ROWS, bucket - start), k);
   }
 
   private bindFinish(graph: DeviceGraph, start: number, rows: number, top: number): BoundRun {
@@ -160,9 +160,12 @@ export class ResidentScoring implements Launching<ScoreWindowResult> {
     const depths = new Uint8Array(buffer, (8 + 8 * k) * rows, rows);
     logprobs.set(this.logprob.data.subarray(0, rows));
     remainders.set(this.remainder.data.subarray(0, rows));
-    depths.set(this.depth.data.subarray(0, rows));
+    const { data: depth } = this.depth;
     let sum = 0;
-    for (let row = 0; row < rows; row++) sum += logprobs[row] as number;
+    for (let row = 0; row < rows; row++) {
+      depths[row] = depth[row] as number;
+      sum += logprobs[row] as number;
+    }
     if (Number.isNaN(sum))
       throw new RuntimeFailure('finish', 'the model computed a log-probability that is not a number');
     let row = 0;
@@ -217,6 +220,16 @@ export class ResidentScoring implements Launching<ScoreWindowResult> {
     ];
     for (const object of memory) object.release();
   }
+}
+
+function finishBuckets(rows: number): number[] {
+  const waves = Array.from({ length: Math.ceil(rows / FINISH_WAVE_ROWS) }, (_, i) => (i + 1) * FINISH_WAVE_ROWS);
+  return [64, 128, 256, ...waves];
+}
+
+/** from[start ... end) to `to`: a lane is short, and a view of it would cost more than its copy. */
+function copy(from: Int32Array, start: number, end: number, to: Int32Array, at: number): void {
+  for (let i = start; i < end; i++) to[at + i - start] = from[i] as number;
 }
 
 function widestTop(lanes: readonly ResidentLane[]): number {

@@ -1,6 +1,6 @@
 /**
- * A recurrent stack whose state, rows and halting stay on the device (export/cuda/kernels.h, export/universal_transformer_cuda.py). What the host
- * sends is which rows begin; what comes back of a step is a count of running rows a lane. Launches are captured for buckets of rows.
+ * A recurrent stack whose state, rows and halting stay on the device (export/cuda/kernels.h, export/cuda_graphs.py). What the host sends is
+ * which lanes begin; what comes back of a step is a count of running rows a lane. Launches are captured for buckets of rows.
  *
  *   slots, one a position:  state [d]  accumulator [d]  halting sum  key [d]  value [d]  depth  remainder     (+ 1 scrap row for padding)
  *   table:                  active rows in front, padding behind; renewed rows in a table of their own
@@ -22,11 +22,14 @@ export const ROW_FIELDS = 8;
 /** Queries of one tile of attention, lanes that a step can tell apart, and what its report holds before a count a lane: kernels.h. */
 export const TILE_ROWS = 64;
 export const LANES_MAX = 1024;
+/** Rows of one entry of the table of lanes that begin, and its columns: start of its ids, row, base, position, count, lane, limits, visible keys. */
+const LANE_PIECE = 32;
+const PIECE_FIELDS = 8;
 const PROGRESS_HEAD = 4;
 const PROGRESS = PROGRESS_HEAD + LANES_MAX;
 
 export interface ResidentGraphs {
-  readonly begin: DeviceGraph;
+  readonly begin_lanes: DeviceGraph;
   readonly tile: DeviceGraph;
   readonly step: DeviceGraph;
 }
@@ -48,11 +51,18 @@ export class ResidentStack {
   /** By bucket of active rows. */
   private readonly renewedBuckets = new Map<number, readonly number[]>();
   private readonly buffers: Readonly<Record<string, DeviceBuffer>>;
-  private readonly beginRows: PinnedArray<Int32Array>;
+  /** Lanes that begin: pieces of them, in use up to `piecesUsed` and padding behind. */
+  private readonly pieces: PinnedArray<Int32Array>;
+  private readonly pieceThresholds: PinnedArray<Float32Array>;
+  private piecesUsed = 0;
   private readonly beginIds: PinnedArray<Int32Array>;
-  private readonly beginThresholds: PinnedArray<Float32Array>;
+  /** Rows of padding. */
+  private readonly blank: PinnedArray<Int32Array>;
   private readonly progress: PinnedArray<Int32Array>;
-  private readonly launches: CapturedRuns<string>;
+  /** By bucket of rows; steps by that of active and of renewed rows. */
+  private readonly begins: CapturedRuns<number>;
+  private readonly tiles: CapturedRuns<number>;
+  private readonly steps: CapturedRuns<number>;
 
   constructor(
     private readonly device: Device,
@@ -82,11 +92,18 @@ export class ResidentStack {
       tiles: device.buffer('int32', 2 * tilesOf(rowsMax, lanesMax)),
       keyIndex: device.buffer('int32', slots),
     };
-    this.beginRows = device.int32(Math.max(slots, rowsMax * ROW_FIELDS));
+    const pieces = piecesOf(rowsMax, lanesMax);
+    this.pieces = device.int32(pieces * PIECE_FIELDS);
+    this.pieceThresholds = device.float32(pieces);
     this.beginIds = device.int32(rowsMax);
-    this.beginThresholds = device.float32(rowsMax);
+    this.blank = device.int32(rowsMax * ROW_FIELDS);
     this.progress = device.int32(PROGRESS * stepsMax);
-    this.launches = new CapturedRuns(device);
+    this.begins = new CapturedRuns(device);
+    this.tiles = new CapturedRuns(device);
+    this.steps = new CapturedRuns(device);
+    this.pieces.data.fill(0);
+    this.beginIds.data.fill(0);
+    this.blank.data.fill(-1);
     this.capture();
   }
 
@@ -96,11 +113,11 @@ export class ResidentStack {
     for (const buffer of [this.accumulator, this.depths, this.remainders, ...Object.values(buffers)])
       device.fill(buffer, 0);
     for (const name of ['active', 'renewed']) device.fill(this.buffer(name), 0xff);
-    const identity = this.beginRows.data;
-    for (let i = 0; i < this.slots; i++) identity[i] = i;
-    device.upload(this.beginRows, this.buffer('keyIndex'), 0, this.slots);
+    const identity = device.int32(this.slots);
+    for (let i = 0; i < this.slots; i++) identity.data[i] = i;
+    device.upload(identity, this.buffer('keyIndex'), 0, this.slots);
     device.synchronise();
-    identity.fill(-1);
+    identity.release();
   }
 
   private buffer(name: string): DeviceBuffer {
@@ -125,21 +142,27 @@ export class ResidentStack {
   }
 
   private captureBegin(rows: number): void {
-    const d = this.width;
-    const pools = {
-      state: this.view('state', this.slots, d),
-      accumulator: { buffer: this.accumulator, dims: [this.slots, d] },
-      halting: this.view('halting', this.slots, 1),
-    };
-    this.launches.captureRun(
-      `begin ${rows}`,
-      this.graphs.begin.bind(
+    const { slots, width: d, sizes } = this;
+    const state = this.view('state', slots, d);
+    const accumulator = { buffer: this.accumulator, dims: [slots, d] };
+    const halting = this.view('halting', slots, 1);
+    const active = this.view('active', sizes.rowsMax, ROW_FIELDS);
+    const threshold = this.view('threshold', sizes.rowsMax, 1);
+    const pieces = piecesOf(rows, sizes.lanesMax);
+    this.begins.captureRun(
+      rows,
+      this.graphs.begin_lanes.bind(
         {
-          ...pools,
-          rows: { buffer: this.beginRows, dims: [rows, ROW_FIELDS] },
+          ...{ state, accumulator, halting, active, threshold },
+          pieces: { buffer: this.pieces, dims: [pieces, PIECE_FIELDS] },
+          thresholds: { buffer: this.pieceThresholds, dims: [pieces] },
           ids: { buffer: this.beginIds, dims: [rows] },
         },
-        { state_out: pools.state, accumulator_out: pools.accumulator, halting_out: pools.halting },
+        {
+          ...{ state_out: state, accumulator_out: accumulator, halting_out: halting },
+          active_out: active,
+          threshold_out: threshold,
+        },
       ),
     );
   }
@@ -149,8 +172,8 @@ export class ResidentStack {
   }
 
   private captureTile(rows: number): void {
-    this.launches.captureRun(
-      `tile ${rows}`,
+    this.tiles.captureRun(
+      rows,
       this.graphs.tile.bind(
         { active: this.view('active', rows, ROW_FIELDS), tile_table: this.tileTable() },
         { tiles_out: this.tileTable(), progress: { buffer: this.progress, dims: [PROGRESS] } },
@@ -170,8 +193,8 @@ export class ResidentStack {
     const table = this.view('renewed', sizes.rowsMax, ROW_FIELDS);
     const depths = { buffer: this.depths, dims: [slots] };
     const remainders = { buffer: this.remainders, dims: [slots] };
-    this.launches.captureRun(
-      `step ${rows} ${renewed}`,
+    this.steps.captureRun(
+      keyOf(rows, renewed),
       this.graphs.step.bind(
         {
           ...{ state, accumulator, halting, keys, values, active, threshold, depths, remainders },
@@ -204,13 +227,16 @@ export class ResidentStack {
   /** Enqueues what a plan begins and its steps; `fillIds` writes the token ids of a lane's positions. */
   enqueue(plan: ResidentPlan, fillIds: (lane: ResidentLane, ids: Int32Array, from: number) => void): void {
     const rows = bucketFor(this.buckets, plan.activeRows);
-    if (plan.begin.length > 0) this.enqueueBegin(plan, rows, fillIds);
+    if (plan.begin.length > 0) {
+      this.enqueueBegin(plan, fillIds);
+      this.tiles.launch(rows);
+    }
     if (plan.steps === 0) return;
     // After the first step of several, any running row may have to be renewed.
     const renewedRows = plan.steps > 1 ? Math.max(plan.renewedRows, plan.activeRows) : plan.renewedRows;
     const renewed = bucketFor(this.renewedBuckets.get(rows) as readonly number[], renewedRows);
     for (let i = 1; i <= plan.steps; i++) {
-      this.launches.launch(`step ${rows} ${renewed}`);
+      this.steps.launch(keyOf(rows, renewed));
       // Each step reports in the same place; what comes before the last step's report is kept behind it.
       if (i < plan.steps) this.device.download(this.progress, this.progress, i * PROGRESS, PROGRESS);
     }
@@ -218,34 +244,34 @@ export class ResidentStack {
 
   private enqueueBegin(
     { begin, rowsBefore, activeRows }: ResidentPlan,
-    rows: number,
     fillIds: (lane: ResidentLane, ids: Int32Array, from: number) => void,
   ): void {
-    const count = activeRows - rowsBefore;
-    const bucket = bucketFor(this.buckets, count);
-    const table = this.beginRows.data;
-    let row = 0;
+    const { data: table } = this.pieces;
+    let start = 0;
+    let piece = 0;
     for (const lane of begin) {
+      const { base, length, id } = lane;
       const { maxSteps, minSteps, threshold } = lane.request.budget;
-      fillIds(lane, this.beginIds.data, row);
-      this.beginThresholds.data.fill(threshold, row, row + lane.length);
-      for (let position = 0; position < lane.length; position++, row++) {
-        const at = row * ROW_FIELDS;
-        table[at] = lane.base + position;
-        table[at + 1] = lane.base + position;
-        table[at + 2] = position;
-        table[at + 3] = 1;
-        table[at + 4] = lane.base;
-        table[at + 5] = this.sizes.causal ? position + 1 : lane.length;
-        table[at + 6] = lane.id;
-        table[at + 7] = maxSteps * 256 + minSteps;
+      fillIds(lane, this.beginIds.data, start);
+      for (let position = 0; position < length; position += LANE_PIECE, piece++) {
+        const count = Math.min(LANE_PIECE, length - position);
+        const at = piece * PIECE_FIELDS;
+        table[at] = start;
+        table[at + 1] = rowsBefore + start;
+        table[at + 2] = base;
+        table[at + 3] = position;
+        table[at + 4] = count;
+        table[at + 5] = id;
+        table[at + 6] = maxSteps * 256 + minSteps;
+        // 0: those up to itself.
+        table[at + 7] = this.sizes.causal ? 0 : length;
+        this.pieceThresholds.data[piece] = threshold;
+        start += count;
       }
     }
-    table.fill(-1, row * ROW_FIELDS, bucket * ROW_FIELDS);
-    this.launches.launch(`begin ${bucket}`);
-    this.device.upload(this.beginRows, this.buffer('active'), rowsBefore * ROW_FIELDS, count * ROW_FIELDS);
-    this.device.upload(this.beginThresholds, this.buffer('threshold'), rowsBefore, count);
-    this.launches.launch(`tile ${rows}`);
+    if (piece < this.piecesUsed) table.fill(0, piece * PIECE_FIELDS, this.piecesUsed * PIECE_FIELDS);
+    this.piecesUsed = piece;
+    this.begins.launch(bucketFor(this.buckets, activeRows - rowsBefore));
   }
 
   /** The progress of each step of the last launch, which the device has passed. Valid until the next. */
@@ -269,10 +295,8 @@ export class ResidentStack {
   /** Makes padding of rows of the table; no launch is under way. */
   drop(ranges: readonly RowRange[]): void {
     if (ranges.length === 0) return;
-    const longest = Math.max(...ranges.map(({ count }) => count));
-    this.beginRows.data.fill(-1, 0, longest * ROW_FIELDS);
     for (const { first, count } of ranges)
-      this.device.upload(this.beginRows, this.buffer('active'), first * ROW_FIELDS, count * ROW_FIELDS);
+      this.device.upload(this.blank, this.buffer('active'), first * ROW_FIELDS, count * ROW_FIELDS);
     this.device.synchronise();
   }
 
@@ -283,11 +307,21 @@ export class ResidentStack {
   }
 
   release(): void {
-    this.launches.release();
-    const pinned = [this.beginRows, this.beginIds, this.beginThresholds, this.progress];
+    for (const runs of [this.begins, this.tiles, this.steps]) runs.release();
+    const pinned = [this.pieces, this.pieceThresholds, this.beginIds, this.blank, this.progress];
     for (const memory of [...pinned, this.accumulator, this.depths, this.remainders, ...Object.values(this.buffers)])
       memory.release();
   }
+}
+
+/** Two buckets as one number, for which a map needs no text. */
+function keyOf(rows: number, other: number): number {
+  return rows * 65_536 + other;
+}
+
+/** Pieces that `rows` rows of at most `lanes` lanes can need. */
+function piecesOf(rows: number, lanes: number): number {
+  return Math.min(rows, Math.ceil(rows / LANE_PIECE) + lanes);
 }
 
 /** Tiles that `rows` rows of at most `lanes` lanes can need. */

@@ -10,7 +10,7 @@ import { ResidentMemory } from './resident-memory.js';
 import { SeatedDecoder } from './seated-decoder.js';
 
 const GRAPHS = [
-  ...(['begin', 'tile', 'encoder_step', 'encoder_finish', 'decoder_step', 'decoder_finish'] as const),
+  ...(['begin', 'begin_lanes', 'tile', 'encoder_step', 'encoder_finish', 'decoder_step', 'decoder_finish'] as const),
   ...(['decoder_seat', 'decoder_advance', 'decoder_settle', 'decoder_best'] as const),
 ];
 export type TranslationGraphs = Readonly<Record<(typeof GRAPHS)[number], DeviceGraph>>;
@@ -39,10 +39,10 @@ export class ResidentTranslation {
   private readonly memory: ResidentMemory;
 
   constructor(device: Device, graphs: TranslationGraphs, sizes: ResidentTranslationSizes) {
-    const { begin, tile, encoder_step, encoder_finish, decoder_step, decoder_finish } = graphs;
+    const { begin, begin_lanes, tile, encoder_step, encoder_finish, decoder_step, decoder_finish } = graphs;
     const width = widthOf(encoder_step);
     this.memory = new ResidentMemory(device, sizes.memoryRows, width);
-    const encoder = { begin, tile, step: encoder_step, finish: encoder_finish };
+    const encoder = { begin_lanes, tile, step: encoder_step, finish: encoder_finish };
     this.encoder = new ResidentEncoder(device, encoder, this.memory, sizes.encoder);
     const decoder = { begin, step: decoder_step, finish: decoder_finish };
     const { contextTokens, maxSteps, bosId } = sizes;

@@ -368,6 +368,7 @@ class CudaDevice implements Device {
 
 class CudaMarker implements Marker {
   private readonly event: Pointer;
+  private readonly milliseconds = new Float32Array(1);
 
   constructor(
     private readonly cuda: CudaApi,
@@ -387,9 +388,8 @@ class CudaMarker implements Marker {
 
   since(earlier: Marker): number {
     if (!(earlier instanceof CudaMarker)) throw new Error('a marker of another device');
-    const milliseconds = new Float32Array(1);
-    this.cuda.cudaEventElapsedTime(milliseconds, earlier.event, this.event);
-    return milliseconds[0] as number;
+    this.cuda.cudaEventElapsedTime(this.milliseconds, earlier.event, this.event);
+    return this.milliseconds[0] as number;
   }
 
   release(): void {

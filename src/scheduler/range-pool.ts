@@ -1,7 +1,12 @@
+interface FreeRange {
+  start: number;
+  count: number;
+}
+
 /** Ranges of rows of the device pools: a lane's positions lie next to each other, so that its keys need no list. First fit, neighbours merged. */
 export class RangePool {
   /** Free ranges, ascending and never touching. */
-  private readonly free: { start: number; count: number }[];
+  private readonly free: FreeRange[];
   private used = 0;
 
   constructor(readonly capacity: number) {
@@ -21,20 +26,33 @@ export class RangePool {
 
   /** The first row of `count` free ones in a row, or null when there is no such range. */
   take(count: number): number | null {
-    const at = this.free.findIndex((range) => range.count >= count);
-    const range = this.free[at];
+    const { free } = this;
+    let at = 0;
+    while (at < free.length && (free[at] as FreeRange).count < count) at += 1;
+    const range = free[at];
     if (range === undefined) return null;
     const { start } = range;
     range.start += count;
     range.count -= count;
-    if (range.count === 0) this.free.splice(at, 1);
+    if (range.count === 0) free.splice(at, 1);
     this.used += count;
     return start;
   }
 
+  /** Index of the first free range that starts behind a row. */
+  private firstBehind(row: number): number {
+    let low = 0;
+    let high = this.free.length;
+    while (low < high) {
+      const middle = (low + high) >>> 1;
+      if ((this.free[middle] as FreeRange).start > row) high = middle;
+      else low = middle + 1;
+    }
+    return low;
+  }
+
   give(start: number, count: number): void {
-    let at = this.free.findIndex((range) => range.start > start);
-    if (at < 0) at = this.free.length;
+    const at = this.firstBehind(start);
     const before = this.free[at - 1];
     const after = this.free[at];
     const overlaps =

@@ -25,6 +25,8 @@ export interface ResidentLimits {
   readonly stepsMax: number;
 }
 
+const NO_ROWS = new Int32Array(0);
+
 /** A sequence on the device: rows [base, base + length) of the pools, and a number by which the device counts its rows. */
 export class ResidentLane {
   readonly length: number;
@@ -34,7 +36,7 @@ export class ResidentLane {
   /** Rows computed in full so far: the lane's cost. */
   positionSteps = 0;
   /** Rows of the memory pool that the lane's result goes to; empty for a stack that leaves none. */
-  memoryRows: Int32Array = new Int32Array(0);
+  memoryRows: Int32Array = NO_ROWS;
   /** Its rows are dropped, but they are in the table until the next step has left them out. */
   aborted = false;
 
