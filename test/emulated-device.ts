@@ -84,6 +84,9 @@ class EmulatedMarker implements Marker {
   record(): void {
     this.at = performance.now();
   }
+  passed(): boolean {
+    return true;
+  }
   wait(): void {}
   since(earlier: Marker): number {
     return this.at - (earlier as EmulatedMarker).at;
@@ -149,6 +152,10 @@ export class EmulatedDevice implements Device {
 
   memory() {
     return { usedBytes: 0, totalBytes: 0 };
+  }
+
+  beside(): Device {
+    return this;
   }
 
   liveHandles(): number {

@@ -2,8 +2,10 @@
 
 #include <cublasLt.h>
 
+#include <algorithm>
 #include <cstdlib>
 #include <cstring>
+#include <functional>
 #include <map>
 #include <mutex>
 #include <stdexcept>
@@ -15,7 +17,8 @@ namespace {
 
 constexpr size_t WORKSPACE_BYTES = 32 << 20;
 constexpr int CANDIDATES = 12;
-constexpr int TIMED_RUNS = 10;
+constexpr int TIMED_RUNS = 20;
+constexpr int TIMED_LAUNCHES = 4;
 
 void check(cublasStatus_t status, const char* what) {
   if (status != CUBLAS_STATUS_SUCCESS) throw std::runtime_error(std::string(what) + ": cuBLAS status " + std::to_string(status));
@@ -24,23 +27,28 @@ void check(cudaError_t error, const char* what) {
   if (error != cudaSuccess) throw std::runtime_error(std::string(what) + ": " + cudaGetErrorString(error));
 }
 
-/// One handle and one workspace a device: all products of a process run on one stream, one after another.
+/// One handle a device.
 struct Library {
   cublasLtHandle_t handle = nullptr;
-  void* workspace = nullptr;
+  /// One a stream: products of a stream run one after another.
+  std::map<cudaStream_t, void*> workspaces;
 };
+std::mutex library_mutex;
 Library& library() {
-  static std::mutex mutex;
   static std::map<int, Library> libraries;
-  const std::lock_guard<std::mutex> lock(mutex);
+  const std::lock_guard<std::mutex> lock(library_mutex);
   int device = 0;
   check(cudaGetDevice(&device), "cudaGetDevice");
   Library& l = libraries[device];
-  if (l.handle == nullptr) {
-    check(cublasLtCreate(&l.handle), "cublasLtCreate");
-    check(cudaMalloc(&l.workspace, WORKSPACE_BYTES), "cuBLASLt workspace of 32 MiB");
-  }
+  if (l.handle == nullptr) check(cublasLtCreate(&l.handle), "cublasLtCreate");
   return l;
+}
+void* workspace(cudaStream_t stream) {
+  Library& l = library();
+  const std::lock_guard<std::mutex> lock(library_mutex);
+  void*& memory = l.workspaces[stream];
+  if (memory == nullptr) check(cudaMalloc(&memory, WORKSPACE_BYTES), "cuBLASLt workspace of 32 MiB");
+  return memory;
 }
 
 struct Layouts {
@@ -121,9 +129,39 @@ struct Linear::Choice {
     Layouts& l = layouts_for(rows);
     const float one = 1.0f, beta = epilogue == Epilogue::bias_add ? 1.0f : 0.0f;
     const void* c = epilogue == Epilogue::bias_add ? residual : y;
-    check(cublasLtMatmul(library().handle, product, &one, w, l.w, x, l.x, &beta, c, l.y, y, l.y, &algo, library().workspace, WORKSPACE_BYTES,
+    check(cublasLtMatmul(library().handle, product, &one, w, l.w, x, l.x, &beta, c, l.y, y, l.y, &algo, workspace(stream), WORKSPACE_BYTES,
                          stream),
           "cublasLtMatmul");
+  }
+
+  /// Milliseconds of TIMED_RUNS runs, launched as one graph: a product of few rows takes less time than its launch.
+  static float time(const std::function<void()>& run, cudaStream_t stream) {
+    run();
+    cudaGraph_t graph;
+    cudaGraphExec_t executable;
+    cudaEvent_t began, ended;
+    check(cudaStreamSynchronize(stream), "timing a product");
+    check(cudaStreamBeginCapture(stream, cudaStreamCaptureModeRelaxed), "timing a product");
+    for (int i = 0; i < TIMED_RUNS; i++) run();
+    check(cudaStreamEndCapture(stream, &graph), "timing a product");
+    check(cudaGraphInstantiate(&executable, graph, 0), "timing a product");
+    cudaEventCreate(&began);
+    cudaEventCreate(&ended);
+    float least = INFINITY;
+    for (int i = 0; i < TIMED_LAUNCHES; i++) {
+      cudaEventRecord(began, stream);
+      check(cudaGraphLaunch(executable, stream), "timing a product");
+      cudaEventRecord(ended, stream);
+      check(cudaEventSynchronize(ended), "timing a product");
+      float ms = 0;
+      cudaEventElapsedTime(&ms, began, ended);
+      least = std::min(least, ms);
+    }
+    cudaEventDestroy(began);
+    cudaEventDestroy(ended);
+    cudaGraphExecDestroy(executable);
+    cudaGraphDestroy(graph);
+    return least;
   }
 
   /// The fastest of cuBLASLt's candidates at tuned_rows, timed on buffers of its own.
@@ -136,29 +174,17 @@ struct Linear::Choice {
     check(cudaMalloc(&residual, y_bytes), "tuning buffer");
     cudaMemsetAsync(x, 0, x_bytes, stream);
     cudaMemsetAsync(residual, 0, y_bytes, stream);
-    cudaEvent_t began, ended;
-    cudaEventCreate(&began);
-    cudaEventCreate(&ended);
     float best = INFINITY;
     for (const auto& candidate : candidates(tuned_rows, CANDIDATES)) {
       if (candidate.state != CUBLAS_STATUS_SUCCESS) continue;
-      for (int i = 0; i < 3; i++) multiply(tuned_rows, candidate.algo, x, w, residual, y, stream);
-      cudaEventRecord(began, stream);
-      for (int i = 0; i < TIMED_RUNS; i++) multiply(tuned_rows, candidate.algo, x, w, residual, y, stream);
-      cudaEventRecord(ended, stream);
-      check(cudaEventSynchronize(ended), "timing a product");
-      float ms = 0;
-      cudaEventElapsedTime(&ms, began, ended);
-      if (ms < best) {
-        best = ms;
-        algorithm = candidate.algo;
-        chosen = true;
-      }
+      const float ms = time([&] { multiply(tuned_rows, candidate.algo, x, w, residual, y, stream); }, stream);
+      if (ms >= best) continue;
+      best = ms;
+      algorithm = candidate.algo;
+      chosen = true;
     }
     if (std::getenv("PONDER_CUDA_VERBOSE") != nullptr)
       fprintf(stderr, "linear %d x %d epilogue %d: %.1f us at %d rows\n", k, n, static_cast<int>(epilogue), best / TIMED_RUNS * 1000, tuned_rows);
-    cudaEventDestroy(began);
-    cudaEventDestroy(ended);
     cudaFree(x);
     cudaFree(y);
     cudaFree(residual);

@@ -71,6 +71,11 @@ export class DecodeCohort {
     return this.scheduler.takeHalting();
   }
 
+  /** Whether a turn would not wait. */
+  get ready(): boolean {
+    return this.plan === null || this.setup.family.passed();
+  }
+
   /** Reads the launch under way and enqueues the next; null: there is nothing to do. */
   turn(now: () => number): StageMessage[] | null {
     const { scheduler, setup } = this;

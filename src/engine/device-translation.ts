@@ -1,5 +1,5 @@
 /** The stage that translates on a GPU, with the sizes that a device's options give it. */
-import { openTranslationGraphs, ResidentTranslation } from '../families/resident-translation.js';
+import { openTranslationDevice, ResidentTranslation } from '../families/resident-translation.js';
 import type { ModelDescription } from '../models/description.js';
 import type { Device } from '../runtime/device.js';
 import { FINISH_ROWS_MAX, FLAT_ROWS } from './device-sizes.js';
@@ -43,18 +43,19 @@ export function openTranslationOnDevice(device: Device, model: ModelDescription,
     rowsMax: Math.min(setup.rowsMax, DECODER_ROWS_MAX),
     cacheRowsMax: Math.floor((setup.cacheRowsMax - seats.cacheRowsMax) / cohorts),
   };
-  const graphs = openTranslationGraphs(device, model);
+  const opened = openTranslationDevice(device, model);
   const sizes = { encoder, memoryRows: slotsMax, seats, decoder, cohorts, contextTokens, maxSteps, bosId };
-  const family = new ResidentTranslation(device, graphs, sizes);
+  const family = new ResidentTranslation(opened, sizes);
   const { encoder: encoding, seats: seating, decoders } = family;
   const stage = new ResidentTranslateStage(
     { id, maxSteps, bosId, eosId, contextTokens, encoder: encoding, seats: seating, decoders },
     sizes,
   );
   const release = () => {
+    opened.encoding.synchronise();
     device.synchronise();
     family.release();
-    for (const graph of Object.values(graphs)) graph.release();
+    opened.release();
   };
   return { stages: [stage], release };
 }

@@ -25,6 +25,11 @@ export class LaunchCohort<Finished> {
     this.aborted = [];
   }
 
+  /** Whether a turn would not wait. */
+  get ready(): boolean {
+    return this.plan === null || this.family.passed();
+  }
+
   /**
    * Reads the launch under way, hands what ended to `settle`, and enqueues the next.
    * @returns the jobs of which something was admitted; null: there was nothing to do

@@ -4,7 +4,7 @@
  *
  *   job ──> encoder lanes ──memory rows──> sentences in seats, or of a cohort ──> results, one a sentence
  *
- * The encoder takes a turn after every few of the decoders': its launches cost about the same for one sentence as for twenty, so it lets some wait.
+ * The encoder has a stream of the device to itself: neither fills a GPU, so they run beside each other.
  */
 import type { Launching } from '../families/launching.js';
 import type { LaunchingDecoder } from '../families/resident-decoder.js';
@@ -21,7 +21,7 @@ import { DecodeCohort } from './decode-cohort.js';
 import { LaunchCohort } from './launch-cohort.js';
 import type { Job, StageTelemetry } from './protocol.js';
 import { SeatCohort } from './seat-cohort.js';
-import { type Stage, StageCounter, type StageGauges, type StageMessage, type StageTurn } from './stage.js';
+import { type Stage, StageCounter, type StageGauges, type StageTurn } from './stage.js';
 import { TranslateJobs } from './translate-jobs.js';
 
 export interface ResidentTranslateModel {
@@ -45,9 +45,6 @@ export interface ResidentTranslateLimits {
   readonly decoder: DecodeLimits;
 }
 
-/** Steps of decoders to a turn of the encoder, while there are sentences to decode. */
-const DECODER_STEPS = 3;
-
 export class ResidentTranslateStage implements Stage {
   readonly kind = 'translate';
   readonly model: string;
@@ -61,9 +58,8 @@ export class ResidentTranslateStage implements Stage {
   private readonly seats: SeatCohort;
   private readonly cohorts: readonly DecodeCohort[];
   private halting: HaltingCounts;
-  /** Whose turn is next: 0 the seats', then each cohort's. */
+  /** Whose turn is next: 0 the encoder's, 1 the seats', then each cohort's. */
   private next = 0;
-  private decoderSteps = 0;
 
   constructor(model: ResidentTranslateModel, limits: ResidentTranslateLimits) {
     const { id, maxSteps, bosId, eosId } = model;
@@ -109,35 +105,32 @@ export class ResidentTranslateStage implements Stage {
     this.queue.settle(jobId);
   }
 
-  /** One turn of a decoder or of the encoder: what its launch gave is read, and its next launch enqueued. */
+  /** One turn of whoever's launch has run, or who has none under way: what it gave is read, and the next enqueued. */
   async turn(now: () => number): Promise<StageTurn | null> {
-    if (this.decoderSteps >= DECODER_STEPS) {
-      this.decoderSteps = 0;
-      const turn = this.encodeTurn(now);
-      if (turn !== null) return turn;
+    const parts = 2 + this.cohorts.length;
+    for (;;) {
+      let waiting = false;
+      for (let tried = 0; tried < parts; tried++) {
+        const which = this.next;
+        this.next = (this.next + 1) % parts;
+        const part = which === 0 ? this.encoder : which === 1 ? this.seats : (this.cohorts[which - 2] as DecodeCohort);
+        if (!part.ready) waiting = true;
+        else {
+          const turn = this.turnOf(part, now);
+          if (turn !== null) return turn;
+        }
+      }
+      if (!waiting) return null;
     }
-    for (let tried = 0; tried <= this.cohorts.length; tried++) {
-      const messages = this.decodeTurn(this.next, now);
-      this.next = (this.next + 1) % (this.cohorts.length + 1);
-      if (messages !== null) return { started: [], messages };
-    }
-    return this.encodeTurn(now);
   }
 
-  private decodeTurn(which: number, now: () => number): readonly StageMessage[] | null {
-    if (which === 0) {
-      const turn = this.seats.turn(now);
-      this.decoderSteps += turn?.steps ?? 0;
-      return turn?.messages ?? null;
+  private turnOf(part: LaunchCohort<EncodedLane> | SeatCohort | DecodeCohort, now: () => number): StageTurn | null {
+    if (part instanceof LaunchCohort) {
+      const started = part.turn(now, (lane, encoded) => this.handOver(lane, encoded));
+      return started === null ? null : { started, messages: [] };
     }
-    const messages = (this.cohorts[which - 1] as DecodeCohort).turn(now);
-    if (messages !== null) this.decoderSteps += 1;
-    return messages;
-  }
-
-  private encodeTurn(now: () => number): StageTurn | null {
-    const started = this.encoder.turn(now, (lane, encoded) => this.handOver(lane, encoded));
-    return started === null ? null : { started, messages: [] };
+    const messages = part.turn(now);
+    return messages === null ? null : { started: [], messages };
   }
 
   /** An encoded sentence goes on to a seat, or to the cohort that has the fewest, and its memory rows with it. */

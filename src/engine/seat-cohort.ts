@@ -60,15 +60,27 @@ export class SeatCohort {
     return this.scheduler.takeHalting();
   }
 
+  /** Launches that are to be under way. */
+  private get ahead(): number {
+    const { lanesRunning } = this.scheduler;
+    if (this.sentences === 0) return 0;
+    return lanesRunning < AHEAD_FROM ? 1 : LAUNCHES_AHEAD;
+  }
+
+  /** Whether a turn would not wait. */
+  get ready(): boolean {
+    const [oldest] = this.plans;
+    return oldest === undefined || this.plans.length < this.ahead || this.setup.family.passed(oldest);
+  }
+
   /** Reads a launch, enqueues one, or both; null: there is nothing to do. */
-  turn(now: () => number): { readonly messages: StageMessage[]; readonly steps: number } | null {
-    const { scheduler, plans, setup } = this;
+  turn(now: () => number): StageMessage[] | null {
+    const { scheduler, plans, setup, ahead } = this;
     const startMs = now();
-    const ahead = scheduler.lanesRunning < AHEAD_FROM ? 1 : LAUNCHES_AHEAD;
     const messages: StageMessage[] = [];
     let waitedMs = 0;
     let deviceMs = 0;
-    const read = plans.length >= ahead || this.sentences === 0 ? plans.shift() : undefined;
+    const read = plans.length >= ahead ? plans.shift() : undefined;
     if (read !== undefined) {
       const launch = setup.family.fetch(read);
       waitedMs = now() - startMs;
@@ -78,14 +90,14 @@ export class SeatCohort {
       setup.counter.padded(launch.rows * read.steps - progress.activeSteps);
       this.settle(progress.said, progress.done, now(), messages);
     }
-    const plan = plans.length < ahead ? scheduler.schedule() : null;
+    const plan = plans.length < this.ahead ? scheduler.schedule() : null;
     if (plan !== null) {
       setup.family.enqueue(plan);
       plans.push(plan);
     }
     if (read === undefined && plan === null) return null;
     setup.counter.time(deviceMs, now() - startMs - waitedMs);
-    return { messages, steps: plan?.steps ?? 0 };
+    return messages;
   }
 
   private settle(

@@ -11,6 +11,8 @@ export interface Launch<Finished> {
 
 export interface Launching<Finished> {
   enqueue(plan: ResidentPlan): void;
+  /** Whether the launch has run. */
+  passed(): boolean;
   /** Blocks until the launch has run. Valid until the next `enqueue`. */
   fetch(plan: ResidentPlan): Launch<Finished>;
   drop(ranges: readonly RowRange[]): void;

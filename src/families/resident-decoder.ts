@@ -45,6 +45,8 @@ export interface DecodeLaunch extends AdvanceResult {
 /** What a decoder on a device does for the engine. */
 export interface LaunchingDecoder {
   enqueue(plan: DecodeAdvancePlan): void;
+  /** Whether the launch has run. */
+  passed(): boolean;
   /** Blocks until the launch has run. Valid until the next `enqueue`. */
   fetch(plan: DecodeAdvancePlan): DecodeLaunch;
   takePadded(): number;
@@ -240,6 +242,10 @@ export class ResidentDecoder implements LaunchingDecoder {
     this.finishes.launch(keyOf(rows, this.filled.k));
     this.ended.record();
     this.padded += rows - active.length;
+  }
+
+  passed(): boolean {
+    return this.ended.passed();
   }
 
   fetch({ active }: DecodeAdvancePlan): DecodeLaunch {

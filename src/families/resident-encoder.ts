@@ -96,6 +96,10 @@ export class ResidentEncoder implements Launching<EncodedLane> {
     this.finishes.launch(bucket);
   }
 
+  passed(): boolean {
+    return this.ended.passed();
+  }
+
   fetch(plan: ResidentPlan): Launch<EncodedLane> {
     this.ended.wait();
     let row = 0;

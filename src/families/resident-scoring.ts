@@ -139,6 +139,10 @@ export class ResidentScoring implements Launching<ScoreWindowResult> {
     run.enqueue();
   }
 
+  passed(): boolean {
+    return this.ended.passed();
+  }
+
   fetch(plan: ResidentPlan): Launch<ScoreWindowResult> {
     this.ended.wait();
     return {

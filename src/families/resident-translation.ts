@@ -9,11 +9,20 @@ import { ResidentEncoder } from './resident-encoder.js';
 import { ResidentMemory } from './resident-memory.js';
 import { SeatedDecoder } from './seated-decoder.js';
 
-const GRAPHS = [
-  ...(['begin', 'begin_lanes', 'tile', 'encoder_step', 'encoder_finish', 'decoder_step', 'decoder_finish'] as const),
+const ENCODER = ['begin_lanes', 'tile', 'encoder_step', 'encoder_finish'] as const;
+const DECODER = [
+  ...(['begin', 'decoder_step', 'decoder_finish'] as const),
   ...(['decoder_seat', 'decoder_advance', 'decoder_settle', 'decoder_best'] as const),
 ];
-export type TranslationGraphs = Readonly<Record<(typeof GRAPHS)[number], DeviceGraph>>;
+
+/** The encoder runs beside the decoder, by a stream of its own. */
+export interface TranslationDevice {
+  readonly encoding: Device;
+  readonly decoding: Device;
+  readonly encoder: Readonly<Record<(typeof ENCODER)[number], DeviceGraph>>;
+  readonly decoder: Readonly<Record<(typeof DECODER)[number], DeviceGraph>>;
+  release(): void;
+}
 
 export interface ResidentTranslationSizes {
   readonly encoder: ResidentLimits;
@@ -28,8 +37,25 @@ export interface ResidentTranslationSizes {
   readonly bosId: number;
 }
 
-export function openTranslationGraphs(device: Device, model: ModelDescription): TranslationGraphs {
-  return openDeviceGraphs(device, model, GRAPHS);
+/** On failure nothing stays open. Throws RuntimeFailure. */
+export function openTranslationDevice(device: Device, model: ModelDescription): TranslationDevice {
+  const encoding = device.beside();
+  const opened: DeviceGraph[] = [];
+  const open = <Name extends string>(on: Device, names: readonly Name[]) => {
+    const graphs = openDeviceGraphs(on, model, names);
+    opened.push(...(Object.values(graphs) as DeviceGraph[]));
+    return graphs;
+  };
+  const release = () => {
+    for (const graph of opened) graph.release();
+    encoding.release();
+  };
+  try {
+    return { encoding, decoding: device, encoder: open(encoding, ENCODER), decoder: open(device, DECODER), release };
+  } catch (error) {
+    release();
+    throw error;
+  }
 }
 
 export class ResidentTranslation {
@@ -38,23 +64,24 @@ export class ResidentTranslation {
   readonly decoders: readonly ResidentDecoder[];
   private readonly memory: ResidentMemory;
 
-  constructor(device: Device, graphs: TranslationGraphs, sizes: ResidentTranslationSizes) {
-    const { begin, begin_lanes, tile, encoder_step, encoder_finish, decoder_step, decoder_finish } = graphs;
-    const width = widthOf(encoder_step);
-    this.memory = new ResidentMemory(device, sizes.memoryRows, width);
-    const encoder = { begin_lanes, tile, step: encoder_step, finish: encoder_finish };
-    this.encoder = new ResidentEncoder(device, encoder, this.memory, sizes.encoder);
-    const decoder = { begin, step: decoder_step, finish: decoder_finish };
+  constructor({ encoding, decoding, encoder, decoder }: TranslationDevice, sizes: ResidentTranslationSizes) {
+    const { begin_lanes, tile, encoder_step, encoder_finish } = encoder;
+    const { begin, decoder_step: step, decoder_finish: finish, decoder_best: best } = decoder;
+    const { decoder_seat: seat, decoder_advance: advance, decoder_settle: settle } = decoder;
     const { contextTokens, maxSteps, bosId } = sizes;
-    const { decoder_seat: seat, decoder_advance: advance, decoder_settle: settle, decoder_best: best } = graphs;
-    this.seats = new SeatedDecoder(device, { seat, advance, settle, begin, step: decoder_step, best }, this.memory, {
-      ...sizes.seats,
-      contextTokens,
-      width,
-      bosId,
-    });
+    const width = widthOf(encoder_step);
+    this.memory = new ResidentMemory(decoding, sizes.memoryRows, width);
+    const encoderGraphs = { begin_lanes, tile, step: encoder_step, finish: encoder_finish };
+    this.encoder = new ResidentEncoder(encoding, encoderGraphs, this.memory, sizes.encoder);
+    const seatSizes = { ...sizes.seats, contextTokens, width, bosId };
+    this.seats = new SeatedDecoder(decoding, { seat, advance, settle, begin, step, best }, this.memory, seatSizes);
     this.decoders = Array.from({ length: sizes.cohorts }, () => {
-      return new ResidentDecoder(device, decoder, this.memory, { ...sizes.decoder, contextTokens, maxSteps, width });
+      return new ResidentDecoder(decoding, { begin, step, finish }, this.memory, {
+        ...sizes.decoder,
+        contextTokens,
+        maxSteps,
+        width,
+      });
     });
   }
 

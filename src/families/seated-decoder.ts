@@ -40,6 +40,8 @@ export interface SeatLaunch extends SeatResult {
 /** What a decoder with seats does for the engine. At most LAUNCHES_AHEAD launches are under way. */
 export interface SeatingDecoder {
   enqueue(plan: SeatPlan): void;
+  /** Whether the launch has run. */
+  passed(plan: SeatPlan): boolean;
   /** Blocks until the launch has run. Valid until the next `enqueue`. */
   fetch(plan: SeatPlan): SeatLaunch;
 }
@@ -250,7 +252,7 @@ export class SeatedDecoder implements SeatingDecoder {
 
   enqueue(plan: SeatPlan): void {
     const parity = plan.launch % LAUNCHES_AHEAD;
-    const exchange = this.exchanges[parity] as Exchange;
+    const exchange = this.exchangeOf(plan);
     const rows = bucketFor(this.buckets, plan.seats);
     exchange.began.record();
     if (plan.seated.length + plan.vacated.length > 0) this.seat(plan, exchange, parity);
@@ -287,8 +289,16 @@ export class SeatedDecoder implements SeatingDecoder {
     this.arrivals.launch(keyOf(bucket, parity));
   }
 
+  passed(plan: SeatPlan): boolean {
+    return this.exchangeOf(plan).ended.passed();
+  }
+
+  private exchangeOf({ launch }: SeatPlan): Exchange {
+    return this.exchanges[launch % LAUNCHES_AHEAD] as Exchange;
+  }
+
   fetch(plan: SeatPlan): SeatLaunch {
-    const { seats, began, ended } = this.exchanges[plan.launch % LAUNCHES_AHEAD] as Exchange;
+    const { seats, began, ended } = this.exchangeOf(plan);
     ended.wait();
     return {
       seats: seats.data,

@@ -36,8 +36,14 @@ const SIGNATURES = {
   cudaEventDestroy: 'void *event',
 } as const;
 
+/** What a question is answered with by failing: not yet. */
+const NOT_READY = 600;
+
 type Argument = Pointer | number | NodeJS.ArrayBufferView | null;
-export type CudaApi = { readonly [name in keyof typeof SIGNATURES]: (...args: Argument[]) => void };
+export type CudaApi = { readonly [name in keyof typeof SIGNATURES]: (...args: Argument[]) => void } & {
+  /** Whether an event has been passed. */
+  readonly cudaEventQuery: (event: Pointer) => boolean;
+};
 
 const LIBRARIES = ['libcudart.so.13', '/usr/local/cuda/lib64/libcudart.so.13'];
 
@@ -48,12 +54,19 @@ export function cudaApi(): CudaApi {
   if (loaded !== null) return loaded;
   const library = openFirst(LIBRARIES);
   const message = library.func('const char *cudaGetErrorString(int error)') as (error: number) => string;
-  const api: Record<string, unknown> = {};
+  const failure = (name: string, error: number) => new RuntimeFailure(name, `${message(error)} (CUDA error ${error})`);
+  const query = library.func('int cudaEventQuery(void *event)') as (event: Pointer) => number;
+  const cudaEventQuery = (event: Pointer): boolean => {
+    const error = query(event);
+    if (error !== 0 && error !== NOT_READY) throw failure('cudaEventQuery', error);
+    return error === 0;
+  };
+  const api: Record<string, unknown> = { cudaEventQuery };
   for (const [name, parameters] of Object.entries(SIGNATURES)) {
     const call = library.func(`int ${name}(${parameters})`) as (...args: Argument[]) => number;
     api[name] = (...args: Argument[]) => {
       const error = call(...args);
-      if (error !== 0) throw new RuntimeFailure(name, `${message(error)} (CUDA error ${error})`);
+      if (error !== 0) throw failure(name, error);
     };
   }
   loaded = api as CudaApi;

@@ -20,35 +20,39 @@ interface Releasable {
 }
 
 export class DeviceScope implements Device {
-  private taken: Releasable[] | null = [];
   readonly name: string;
   readonly device: string;
+  private released = false;
 
-  constructor(private readonly inner: Device) {
+  /** @param held what was taken, of all streams of the device; null once it is kept */
+  constructor(
+    private readonly inner: Device,
+    private readonly held: { taken: Releasable[] | null } = { taken: [] },
+  ) {
     this.name = inner.name;
     this.device = inner.device;
   }
 
   private track<T extends Releasable>(object: T): T {
-    this.taken?.push(object);
+    this.held.taken?.push(object);
     return object;
   }
 
   /** From now on whoever took something releases it. */
   keep(): void {
-    this.taken = null;
+    this.held.taken = null;
   }
 
   /** Releases what was taken, the latest first. A device that has failed may refuse: the rest is released all the same. */
   abandon(): void {
-    for (const object of (this.taken ?? []).reverse()) {
+    for (const object of (this.held.taken ?? []).reverse()) {
       try {
         object.release();
       } catch {
         // The failure that made us abandon it is the one to be told.
       }
     }
-    this.taken = null;
+    this.held.taken = null;
   }
 
   open(file: string): DeviceGraph {
@@ -108,11 +112,16 @@ export class DeviceScope implements Device {
     return this.inner.memory();
   }
 
+  beside(): Device {
+    return this.track(new DeviceScope(this.inner.beside(), this.held));
+  }
+
   liveHandles(): number {
     return this.inner.liveHandles();
   }
 
   release(): void {
-    this.inner.release();
+    if (!this.released) this.inner.release();
+    this.released = true;
   }
 }

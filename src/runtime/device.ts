@@ -1,5 +1,5 @@
 /**
- * A device whose memory the host does not see: work is enqueued on its one stream, in order, and the host waits only where it asks for a
+ * A device whose memory the host does not see: work is enqueued on a stream, in order, and the host waits only where it asks for a
  * result. `ort-cuda.ts` implements it; tests emulate it on the CPU.
  *
  * Every object has one owner, who calls `release` once.
@@ -55,6 +55,8 @@ export interface Marker {
   record(): void;
   /** Blocks until the device has passed it. */
   wait(): void;
+  /** Whether it has, without waiting. */
+  passed(): boolean;
   /** Milliseconds of the device from another recorded marker to this one; both must have been passed. */
   since(earlier: Marker): number;
   release(): void;
@@ -86,6 +88,8 @@ export interface Device {
   /** Blocks until everything has run. Throws RuntimeFailure when something failed. */
   synchronise(): void;
   memory(): DeviceMemory;
+  /** The same device by another stream, whose work runs beside this one's. They share their memory; the other is released first. */
+  beside(): Device;
   liveHandles(): number;
   release(): void;
 }

@@ -211,29 +211,35 @@ class CudaDevice implements Device {
   private readonly stream: Pointer;
   private readonly operators: string | null;
 
-  constructor(private readonly options: OrtCudaOptions) {
+  /** @param first the device of which this is another stream */
+  constructor(
+    private readonly options: OrtCudaOptions,
+    private readonly first: CudaDevice | null = null,
+  ) {
     this.cuda = cudaApi();
-    const devices = cudaDevices();
-    const name = devices[options.deviceId];
-    if (name === undefined)
-      throw new RuntimeFailure('cuda', `there is no device ${options.deviceId}: CUDA sees ${devices.length}`);
-    this.name = name;
+    this.name = first?.name ?? nameOf(options.deviceId);
     this.device = `cuda:${options.deviceId}`;
     this.cuda.cudaSetDevice(options.deviceId);
     this.operators = nativeOperators(options);
-    this.handles = new OrtRuntime(options);
+    this.handles = first?.handles ?? new OrtRuntime(options);
     const { handles, cuda } = this;
     const { api } = handles;
     this.stream = handles.take((out) => cuda.cudaStreamCreateWithFlags(out, STREAM_NON_BLOCKING));
-    this.memoryInfo = handles.take((out) =>
-      api.createMemoryInfo('Cuda', DEVICE_ALLOCATOR, options.deviceId, MEMORY_DEFAULT, out),
-    );
-    this.pinnedInfo = handles.take((out) =>
-      api.createMemoryInfo('CudaPinned', DEVICE_ALLOCATOR, options.deviceId, MEMORY_CPU_OUTPUT, out),
-    );
+    this.memoryInfo =
+      first?.memoryInfo ??
+      handles.take((out) => api.createMemoryInfo('Cuda', DEVICE_ALLOCATOR, options.deviceId, MEMORY_DEFAULT, out));
+    this.pinnedInfo =
+      first?.pinnedInfo ??
+      handles.take((out) =>
+        api.createMemoryInfo('CudaPinned', DEVICE_ALLOCATOR, options.deviceId, MEMORY_CPU_OUTPUT, out),
+      );
     this.runOptions = handles.take((out) => api.createRunOptions(out));
     // The host waits where it needs a result, not at the end of each run.
     api.addRunConfigEntry(this.runOptions, 'disable_synchronize_execution_providers', '1');
+  }
+
+  beside(): Device {
+    return new CudaDevice(this.options, this.first ?? this);
   }
 
   open(file: string): DeviceGraph {
@@ -359,9 +365,10 @@ class CudaDevice implements Device {
   release(): void {
     const { handles, cuda } = this;
     handles.give(handles.api.releaseRunOptions, this.runOptions);
+    handles.give(cuda.cudaStreamDestroy, this.stream);
+    if (this.first !== null) return;
     handles.give(handles.api.releaseMemoryInfo, this.memoryInfo);
     handles.give(handles.api.releaseMemoryInfo, this.pinnedInfo);
-    handles.give(cuda.cudaStreamDestroy, this.stream);
     handles.release();
   }
 }
@@ -386,6 +393,10 @@ class CudaMarker implements Marker {
     this.cuda.cudaEventSynchronize(this.event);
   }
 
+  passed(): boolean {
+    return this.cuda.cudaEventQuery(this.event);
+  }
+
   since(earlier: Marker): number {
     if (!(earlier instanceof CudaMarker)) throw new Error('a marker of another device');
     this.cuda.cudaEventElapsedTime(this.milliseconds, earlier.event, this.event);
@@ -400,6 +411,14 @@ class CudaMarker implements Marker {
 function own(buffer: DeviceBuffer): CudaBuffer | CudaPinned<HostArray> {
   if (!(buffer instanceof CudaBuffer || buffer instanceof CudaPinned)) throw new Error('a buffer of another device');
   return buffer;
+}
+
+function nameOf(deviceId: number): string {
+  const devices = cudaDevices();
+  const name = devices[deviceId];
+  if (name === undefined)
+    throw new RuntimeFailure('cuda', `there is no device ${deviceId}: CUDA sees ${devices.length}`);
+  return name;
 }
 
 /** The library of native operators, null when there is none or none is wanted. */

@@ -39,6 +39,10 @@ class SlowFamily implements Launching<ScoreWindowResult> {
     return { finished, progress: this.progress, deviceMs: LAUNCH_MS };
   }
   drop(): void {}
+  passed(): boolean {
+    return true;
+  }
+
   takePadded(): number {
     return 0;
   }

@@ -11,6 +11,7 @@ import { type Backend, type ElementType, hostArray, RuntimeFailure } from '../..
 import type { Device, DeviceBuffer, DeviceGraph, PinnedArray } from '../../src/runtime/device.js';
 import { openOrtCapi } from '../../src/runtime/ort-capi.js';
 import { providerInstalled } from '../../src/runtime/ort-cuda.js';
+import { translationModel } from '../families/translating.js';
 import { shippedModel } from '../shipped-package.js';
 import { StubWorker } from './stub-worker.js';
 import { LIMITED, NEVER, request, SETUP, SHORT } from './worker-harness.js';
@@ -19,23 +20,29 @@ import { LIMITED, NEVER, request, SETUP, SHORT } from './worker-harness.js';
 class CountingDevice implements Device {
   readonly name = 'a device that counts';
   readonly device = 'cuda:0';
-  live = 0;
-  given = 0;
 
   constructor(
     private readonly model: ModelDescription,
     private readonly room = Number.POSITIVE_INFINITY,
     private readonly failure: Error = new RuntimeFailure('cudaMalloc', 'out of memory (CUDA error 2)'),
+    private readonly counts = { live: 0, given: 0 },
   ) {}
 
+  get live(): number {
+    return this.counts.live;
+  }
+  get given(): number {
+    return this.counts.given;
+  }
+
   private give<T extends object>(object: T): T & { release(): void } {
-    if (this.given++ === this.room) throw this.failure;
-    this.live += 1;
+    if (this.counts.given++ === this.room) throw this.failure;
+    this.counts.live += 1;
     let open = true;
     const release = () => {
       assert.ok(open, 'released twice');
       open = false;
-      this.live -= 1;
+      this.counts.live -= 1;
     };
     return Object.assign(object, { release });
   }
@@ -63,12 +70,13 @@ class CountingDevice implements Device {
   }
 
   capture = () => this.give({ launch: () => {} });
-  marker = () => this.give({ record: () => {}, wait: () => {}, since: () => 0 });
+  marker = () => this.give({ record: () => {}, wait: () => {}, passed: () => true, since: () => 0 });
   fill(): void {}
   upload(): void {}
   download(): void {}
   synchronise(): void {}
   memory = () => ({ usedBytes: 0, totalBytes: 0 });
+  beside = (): Device => this.give(new CountingDevice(this.model, this.room, this.failure, this.counts));
   liveHandles = () => this.live;
   release(): void {}
 }
@@ -126,6 +134,22 @@ test('out of memory, wherever it happens: nothing stays on the device, and the C
       /^the CPU serves ut-lm-en: .* on cuda:0: .*out of memory.*; lower --device-slots-max,/,
     );
     release();
+  }
+});
+
+test('a model that translates, which takes two streams: the same', async () => {
+  const translating = await translationModel('int8');
+  const fits = new CountingDevice(translating);
+  const { warnings, release } = await open(fits, 'auto', translating);
+  assert.deepEqual(warnings, []);
+  release();
+  assert.equal(fits.live, 0);
+  for (let room = 0; room < fits.given; room += room < 30 ? 3 : Math.ceil(fits.given / 10)) {
+    const device = new CountingDevice(translating, room);
+    const { warnings: told, release: releaseCpu } = await open(device, 'auto', translating);
+    assert.equal(device.live, 0, `objects left after ${room}`);
+    assert.match(told.join(), /^the CPU serves ut-mt-ende: .*out of memory/);
+    releaseCpu();
   }
 });
 

@@ -4,9 +4,9 @@ import { after, before, test } from 'node:test';
 import type { Budget, SentenceResult, TranslateJob } from '../../src/engine/protocol.js';
 import { type ResidentTranslateLimits, ResidentTranslateStage } from '../../src/engine/resident-translate-stage.js';
 import {
-  openTranslationGraphs,
+  openTranslationDevice,
   ResidentTranslation,
-  type TranslationGraphs,
+  type TranslationDevice,
 } from '../../src/families/resident-translation.js';
 import type { ModelDescription } from '../../src/models/description.js';
 import type { Backend } from '../../src/runtime/backend.js';
@@ -36,14 +36,14 @@ const golden = goldenSentences();
 let backend: Backend;
 let device: EmulatedDevice;
 let model: ModelDescription;
-let graphs: TranslationGraphs;
+let opened: TranslationDevice;
 let family: ResidentTranslation;
 before(async () => {
   backend = openOrtCapi({ threads: 2, spin: false });
   device = new EmulatedDevice(backend);
   model = await translationModel('int8');
-  graphs = openTranslationGraphs(device, model);
-  family = new ResidentTranslation(device, graphs, {
+  opened = openTranslationDevice(device, model);
+  family = new ResidentTranslation(opened, {
     ...LIMITS,
     cohorts: 2,
     contextTokens: CONTEXT,
@@ -53,7 +53,7 @@ before(async () => {
 });
 after(async () => {
   family.release();
-  for (const graph of Object.values(graphs)) graph.release();
+  opened.release();
   assert.equal(backend.liveHandles(), 2, 'only the environment and its memory are left');
   await backend.release();
 });
