@@ -426,14 +426,20 @@ Compute add_normalise(Ort::ConstKernelInfo info) {
   return [epsilon](Call& c) {
     const int rows = c.dim(0, 0), d = c.dim(0, 1);
     auto* out = c.out<float>(0, {rows, d});
-    ponder::add_normalise(c.in<float>(0), c.in<float>(1), c.in<float>(2), c.in<float>(3), rows, d, epsilon, out, c.stream());
+    ponder::add_normalise(c.in<float>(0), c.in<float>(1), c.in<float>(2), c.in<float>(3), c.in<float>(4), rows, d, epsilon, out, c.stream());
   };
+}
+
+void add_relu(Call& c) {
+  const int rows = c.dim(0, 0), n = c.dim(0, 1);
+  ponder::add_relu(c.in<float>(0), c.in<float>(1), rows, n, c.out<float>(0, {rows, n}), c.stream());
 }
 
 /// An operator has as many inputs as its layer has groups, and its name says how many those are.
 void add_span_operators(std::vector<Op*>& all) {
   all.push_back(new Op("SpanAttention", {F32, F32, F32, I32, I32, F32, F32}, {F32}, stateless(span_attention)));
-  all.push_back(new Op("AddNormalize", {F32, F32, F32, F32}, {F32}, add_normalise));
+  all.push_back(new Op("AddNormalize", {F32, F32, F32, F32, F32}, {F32}, add_normalise));
+  all.push_back(new Op("AddRelu", {F32, F32}, {F32}, stateless(add_relu)));
   static std::vector<std::string> names;
   names.reserve(2 * ponder::SPAN_GROUPS_MAX);
   Types write = {F32}, heads = {F32, F32, F32, F32, F32}, pools;

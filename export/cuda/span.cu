@@ -415,22 +415,27 @@ __device__ float sum_over_warp(float x) {
 }
 
 /// A warp a row.
-__global__ void add_normalise_kernel(const float* x, const float* y, const float* gain, const float* shift, int rows, int d, float epsilon,
-                                     float* out) {
+__global__ void add_normalise_kernel(const float* x, const float* y, const float* bias, const float* gain, const float* shift, int rows, int d,
+                                     float epsilon, float* out) {
   const int row = blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32, lane = threadIdx.x % 32;
   if (row >= rows) return;
   const int64_t start = static_cast<int64_t>(row) * d;
+  auto at = [&](int j) { return x[start + j] + (y[start + j] + bias[j]); };
   float sum = 0;
-  for (int j = lane; j < d; j += 32) sum += x[start + j] + y[start + j];
+  for (int j = lane; j < d; j += 32) sum += at(j);
   const float mean = sum_over_warp(sum) / d;
   float squares = 0;
-  for (int j = lane; j < d; j += 32) {
-    const float centred = x[start + j] + y[start + j] - mean;
-    squares = fmaf(centred, centred, squares);
-  }
+  for (int j = lane; j < d; j += 32) squares = fmaf(at(j) - mean, at(j) - mean, squares);
   const float inverse = 1.0f / sqrtf(sum_over_warp(squares) / d + epsilon);
-  // A lane reads again only what it wrote itself or nobody writes, so `out` may be x or y.
-  for (int j = lane; j < d; j += 32) out[start + j] = (x[start + j] + y[start + j] - mean) * inverse * gain[j] + shift[j];
+  // Each number is read for the last time by the lane that writes it, so `out` may be x or y.
+  for (int j = lane; j < d; j += 32) out[start + j] = (at(j) - mean) * inverse * gain[j] + shift[j];
+}
+
+__global__ void add_relu_kernel(const float* x, const float* bias, int64_t count, int n, float* y) {
+  const int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
+  // Written so that what is no number stays none.
+  const float sum = i < count ? x[i] + bias[i % n] : 0.0f;
+  if (i < count) y[i] = sum < 0 ? 0.0f : sum;
 }
 
 }  // namespace
@@ -454,10 +459,16 @@ void write_spans(const SpanAttention& io, const float* from, int d, int stride, 
   write_spans_kernel<<<static_cast<unsigned>((numbers + 255) / 256), 256, 0, stream>>>(io, from, d, stride);
 }
 
-void add_normalise(const float* x, const float* y, const float* gain, const float* shift, int rows, int d, float epsilon, float* out,
-                   cudaStream_t stream) {
+void add_normalise(const float* x, const float* y, const float* bias, const float* gain, const float* shift, int rows, int d, float epsilon,
+                   float* out, cudaStream_t stream) {
   if (rows == 0) return;
-  add_normalise_kernel<<<(rows + 7) / 8, 256, 0, stream>>>(x, y, gain, shift, rows, d, epsilon, out);
+  add_normalise_kernel<<<(rows + 7) / 8, 256, 0, stream>>>(x, y, bias, gain, shift, rows, d, epsilon, out);
+}
+
+void add_relu(const float* x, const float* bias, int rows, int n, float* y, cudaStream_t stream) {
+  const int64_t count = static_cast<int64_t>(rows) * n;
+  if (count == 0) return;
+  add_relu_kernel<<<static_cast<unsigned>((count + 255) / 256), 256, 0, stream>>>(x, bias, count, n, y);
 }
 
 }  // namespace ponder

@@ -48,8 +48,11 @@ void span_attention(const SpanAttention& io, cudaStream_t stream);
 /// `stride` apart, heads in the order of the groups.
 void write_spans(const SpanAttention& io, const float* from, int d, int stride, cudaStream_t stream);
 
-/// out = gain * LN(x + y) + shift, and without the affine part the same as NormalizeRows in float32.
-void add_normalise(const float* x, const float* y, const float* gain, const float* shift, int rows, int d, float epsilon, float* out,
-                   cudaStream_t stream);
+/// out = gain * LN(x + (y + bias)) + shift
+void add_normalise(const float* x, const float* y, const float* bias, const float* gain, const float* shift, int rows, int d, float epsilon,
+                   float* out, cudaStream_t stream);
+
+/// y = max(x + bias, 0)
+void add_relu(const float* x, const float* bias, int rows, int n, float* y, cudaStream_t stream);
 
 }  // namespace ponder
