@@ -303,7 +303,6 @@ def step_graph(s: SpanShape, groups_by_layer: list[list[dict]], p: Precision) ->
         *p.relu_constants,
         "one_column = Constant <value_ints = [-1, 1]> ()",
         "last = Constant <value_ints = [-1]> ()",
-        f"rows_of = Constant <value_ints = [-1, {d}]> ()",
         "block = Shape (ids)",
     ]
     # Of 8 bits there are no kernels, and a CPU has no launches to save.
@@ -311,7 +310,7 @@ def step_graph(s: SpanShape, groups_by_layer: list[list[dict]], p: Precision) ->
     if whole:
         lines += [f"width = Constant <value_ints = [{d}]> ()", "no_bias = ConstantOfShape <value = float[1] {0.0}> (width)"]
     else:
-        lines += window_tables(s, groups_by_layer)
+        lines += [f"rows_of = Constant <value_ints = [-1, {d}]> ()", *window_tables(s, groups_by_layer)]
     lines += ["flat_ids = Reshape (ids, last)", f'x0 = {ai}.QuantizedEmbedding <factor = 1.0> (flat_ids, "emb", "emb.scale")']
     for i, groups in enumerate(groups_by_layer):
         for j, g in enumerate(groups):
