@@ -27,6 +27,8 @@ export interface View {
   readonly buffer: DeviceBuffer;
   readonly dims: readonly number[];
   readonly start?: number;
+  /** Of an array of the host: operators read it there, while they are enqueued. What is captured keeps what they read. */
+  readonly onHost?: boolean;
 }
 
 /** A graph with its inputs and outputs bound: shapes and addresses are fixed, so that it can be captured. */

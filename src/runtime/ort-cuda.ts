@@ -129,16 +129,16 @@ class CudaRun implements BoundRun {
 
   private value(name: string, view: View | undefined): Pointer {
     if (view === undefined) throw new RuntimeFailure('bind', `no buffer is bound to ${name}`);
-    const { dims, start = 0 } = view;
+    const { dims, start = 0, onHost = false } = view;
     const buffer = own(view.buffer);
     const count = elementCount(dims);
     if (start + count > buffer.capacity)
       throw new RangeError(`${name}: ${count} elements from ${start} exceed a buffer of ${buffer.capacity}`);
-    const { handles, memoryInfo } = this.owner;
+    const { handles, memoryInfo, hostInfo } = this.owner;
     const shape = BigInt64Array.from(dims, BigInt);
     const value = handles.take((out) =>
       handles.api.createTensorWithData(
-        memoryInfo,
+        onHost ? hostInfo : memoryInfo,
         buffer.at(start),
         count * buffer.bytesPerElement,
         shape,
@@ -207,6 +207,7 @@ class CudaDevice implements Device {
   readonly cuda: CudaApi;
   readonly memoryInfo: Pointer;
   readonly pinnedInfo: Pointer;
+  readonly hostInfo: Pointer;
   readonly runOptions: Pointer;
   private readonly stream: Pointer;
   private readonly operators: string | null;
@@ -231,6 +232,7 @@ class CudaDevice implements Device {
     this.pinnedInfo = handles.take((out) =>
       api.createMemoryInfo('CudaPinned', DEVICE_ALLOCATOR, options.deviceId, MEMORY_CPU_OUTPUT, out),
     );
+    this.hostInfo = handles.take((out) => api.createCpuMemoryInfo(DEVICE_ALLOCATOR, MEMORY_DEFAULT, out));
     this.runOptions = handles.take((out) => api.createRunOptions(out));
     // The host waits where it needs a result, not at the end of each run.
     api.addRunConfigEntry(this.runOptions, 'disable_synchronize_execution_providers', '1');
@@ -361,6 +363,7 @@ class CudaDevice implements Device {
     handles.give(handles.api.releaseRunOptions, this.runOptions);
     handles.give(handles.api.releaseMemoryInfo, this.memoryInfo);
     handles.give(handles.api.releaseMemoryInfo, this.pinnedInfo);
+    handles.give(handles.api.releaseMemoryInfo, this.hostInfo);
     handles.give(cuda.cudaStreamDestroy, this.stream);
     handles.release();
   }
