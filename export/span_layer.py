@@ -11,7 +11,7 @@ from __future__ import annotations
 import functions
 
 # SPAN_GROUPS_MAX of cuda/span.h: layers of more groups run as functions.
-GROUPS_MAX = 16
+GROUPS_MAX = 32
 
 
 def pools_of(groups: int) -> str:

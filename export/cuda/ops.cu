@@ -54,6 +54,14 @@ class Call {
     if (to != from) cudaMemcpyAsync(to, from, count * sizeof(T), cudaMemcpyDeviceToDevice, stream());
     return to;
   }
+  /// Runs `with` on so many numbers of the device's memory, which are given back once all is enqueued: what comes later on the stream may have them.
+  void with_scratch(size_t numbers, const std::function<void(float*)>& with) {
+    if (numbers == 0) return with(nullptr);
+    Ort::Allocator allocator = context_.GetAllocator(*context_.GetInput(0).GetTensorMemoryInfo());
+    void* memory = allocator.Alloc(numbers * sizeof(float));
+    with(static_cast<float*>(memory));
+    allocator.Free(memory);
+  }
   ponder::Rows rows(size_t active, size_t renewed) const { return {in<Row>(active), dim(active, 0), in<Row>(renewed), dim(renewed, 0)}; }
 
  private:
@@ -324,6 +332,13 @@ void stride_bias(const std::vector<int64_t>& dims, ponder::SpanAttention& io) {
   io.bias_unit = dims[0] == 1 ? 0 : dims[1] * dims[2] * dims[3];
 }
 
+void attend(ponder::SpanAttention& io, Call& c) {
+  c.with_scratch(ponder::span_scratch(io), [&](float* scratch) {
+    io.scratch = scratch;
+    ponder::span_attention(io, c.stream());
+  });
+}
+
 /// q, k, v, window, head, pe, bias -> o
 void span_attention(Call& c) {
   const auto q = c.dims(0);
@@ -351,7 +366,7 @@ void span_attention(Call& c) {
   group.pe = c.in<float>(5);
   group.bias = c.in<float>(6);
   group.out = c.out<float>(0, {u, m, io.out_row});
-  ponder::span_attention(io, c.stream());
+  attend(io, c);
 }
 
 /// Numbers of heads of the groups of a layer, narrow to wide.
@@ -417,7 +432,7 @@ Compute span_heads(Ort::ConstKernelInfo info) {
       group.z = c.in<float>(1) + first;
       group.out = out + first * io.d_head;
     }
-    ponder::span_attention(io, c.stream());
+    attend(io, c);
   };
 }
 

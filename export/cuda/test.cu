@@ -347,7 +347,7 @@ struct SpanLayer {
   std::vector<std::vector<int32_t>> windows;
   std::vector<std::unique_ptr<Device<float>>> memory;
   std::vector<std::unique_ptr<Device<int32_t>>> tables;
-  std::unique_ptr<Device<float>> rows, out;
+  std::unique_ptr<Device<float>> rows, out, scratch;
 
   float* hold(const std::vector<float>& from) { return *memory.emplace_back(new Device<float>(from)); }
 
@@ -418,6 +418,8 @@ struct SpanLayer {
       group.heads = h, group.s = s;
       first += h;
     }
+    scratch.reset(new Device<float>(std::max<size_t>(1, span_scratch(io))));
+    io.scratch = *scratch;
   }
 
   double bias_at(size_t g, int unit, int head, int first, int row, int x) const {
@@ -545,6 +547,7 @@ void test_spans() {
     test_span_attention(d_head, {2, 1, 1}, {48, 112, 304}, 3, 64, Bias::span);
     test_span_attention(d_head, {1, 2}, {33, 128}, 2, 64, Bias::span_by_query);
   }
+  test_span_attention(64, {1, 1, 1}, {48, 600, 8192}, 2, 64, Bias::span);
   // Units of a new token, of a short text, of more than a tile; a head size without a kernel of its own.
   for (int m : {2, 32, 80}) test_span_attention(64, {1, 2}, {48, 160}, 2, m, Bias::span);
   test_span_attention(48, {1, 2}, {48, 160}, 2, 64, Bias::span_by_query);
