@@ -1,6 +1,7 @@
 """The operators of `cuda/span.cu` that do a whole layer at once, as model-local functions: what the graphs of precision float32 call.
 
-A layer has n groups of heads (adaptive_span_onnx.py), and an operator as many pools and windows; its name says how many. One launch then serves
+A layer has n groups of heads (adaptive_span_onnx.py), and an operator as many pools and windows; its name says how many. Up to SPAN_GROUPS_MAX of
+cuda/span.h have a kernel. One launch then serves
 heads of all spans, where one a group would take as long as its widest head does, however few units there are.
 
 Notation: u units of m tokens, r = u m rows, d width, s keys before a unit, S positions of the table.
@@ -9,9 +10,6 @@ Notation: u units of m tokens, r = u m rows, d width, s keys before a unit, S po
 from __future__ import annotations
 
 import functions
-
-# SPAN_GROUPS_MAX of cuda/span.h: layers of more groups run as functions.
-GROUPS_MAX = 32
 
 
 def pools_of(groups: int) -> str:

@@ -32,6 +32,11 @@ const python = (name: string, args: Run): Part['command'] => {
 const served = ({ models, device }: BenchPaths) => ['--models', models, '--device', device];
 
 export const PARTS: Readonly<Record<string, Part>> = {
+  kernels: {
+    help: 'every native kernel against a plain loop, and its time',
+    command: ({ root }) => [join(root, '.gpu/lib/kernel-test')],
+    results: [],
+  },
   score: {
     help: 'scoring, adaptive and at full depth, and one text at a time',
     command: script('measure', (paths) => [

@@ -112,7 +112,8 @@ class HostedRun {
   }
 
   capture(): void {
-    this.sequence = this.device.capture(() => this.enqueue());
+    const sources = this.copied.flatMap(({ host }) => (host === null ? [] : [host]));
+    this.sequence = this.device.capture(() => this.enqueue(), sources);
   }
 
   private enqueue(): void {
