@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 import functions
+import span_layer
 from adaptive_span import LAYER_NORM_EPS, MASK, SpanShape, spans
 from quantise import dequantise, quantise
 from universal_transformer_onnx import Float32, Int8, Precision, build, dequantised, quantised
@@ -175,35 +176,32 @@ def layer_norm(x: str, norm: str, to: str) -> list[str]:
     ]
 
 
-def step_graph(s: SpanShape, w: dict[str, Tensor], p: Precision) -> str:
-    d, dh, ai = s.d_model, s.d_head, functions.DOMAIN
-    groups_by_layer = plan(s, w)
-    widths = sorted({g["span"] for groups in groups_by_layer for g in groups})
+def dynamic_spans(s: SpanShape, i: int) -> list[str]:
+    """z = S sigmoid(v . x + b), per head and token; in float32 whatever the precision of the matrices."""
+    return [
+        f'span_dot{i} = MatMul (x{i}, "l{i}.span")',
+        f'span_logit{i} = Add (span_dot{i}, "l{i}.span.bias")',
+        f"span_share{i} = Sigmoid (span_logit{i})",
+        f"span_max{i} = Constant <value = float {{{float(s.span_max)}}}> ()",
+        f"z_rows{i} = Mul (span_share{i}, span_max{i})",
+    ]
+
+
+def window_tables(s: SpanShape, groups_by_layer: list[list[dict]]) -> list[str]:
+    """What groups of one span share."""
     sizes = sorted({len(g["heads"]) for groups in groups_by_layer for g in groups})
-    inputs = ["int32[u, m] ids", "int32[u, m] targets", "float[u, 1, 1, 1] cap", "int64[1] k"]
-    inputs += [f"int32[u, window{span}] window{span}" for span in widths]
-    outputs = ["float[u, m] logprob", "float[u, m, k_size] top_logprobs", "int32[u, m, k_size] top_ids"]
-    if s.dynamic:
-        outputs.append(f"float[u, m, {s.layers * s.heads}] z")
     lines = [
-        *p.constants,
-        *p.relu_constants,
-        "last = Constant <value_ints = [-1]> ()",
-        f"rows_of = Constant <value_ints = [-1, {d}]> ()",
-        "block = Shape (ids)",
-        f"head_size = Constant <value_ints = [{dh}]> ()",
+        f"head_size = Constant <value_ints = [{s.d_head}]> ()",
         "axis1 = Constant <value_ints = [1]> ()",
         f"end = Constant <value_ints = [{s.span_max}]> ()",
         "length = Shape <start = 1, end = 2> (ids)",
-        f"thirds = Constant <value_ints = [{d}, {d}, {d}]> ()",
-        "flat_ids = Reshape (ids, last)",
-        f'x0 = {ai}.QuantizedEmbedding <factor = 1.0> (flat_ids, "emb", "emb.scale")',
+        f"thirds = Constant <value_ints = [{s.d_model}, {s.d_model}, {s.d_model}]> ()",
     ]
     for h in sizes:
         numbers = ", ".join(map(str, range(h)))
         lines += [f"heads{h} = Constant <value = int32[1, {h}, 1] {{{numbers}}}> ()", f"count{h} = Constant <value_ints = [{h}]> ()"]
         lines += [f"split{h} = Concat <axis = 0> (block, count{h}, head_size)"]
-    for span in widths:
+    for span in sorted({g["span"] for groups in groups_by_layer for g in groups}):
         lines += [
             # Keys before the block: the group's span, or fewer where the lanes' cap leaves no head more.
             f"full{span} = Shape <start = 1, end = 2> (window{span})",
@@ -217,62 +215,110 @@ def step_graph(s: SpanShape, w: dict[str, Tensor], p: Precision) -> str:
             f"own64_{span} = Cast <to = 7> (own_flat{span})",
             f"place{span} = Unsqueeze (own64_{span}, last)",
         ]
-    for i, groups in enumerate(groups_by_layer):
-        x = f"x{i}"
-        lines += [*p.quantised(x), *p.product(x, f"l{i}.qkv", f"qkv{i}"), f"q{i}, k{i}, v{i} = Split <axis = 1> (qkv{i}, thirds)"]
+    return lines
+
+
+def layer_by_groups(s: SpanShape, i: int, groups: list[dict], p: Precision) -> list[str]:
+    """A layer in ONNX's own operators, from x{i} to x{i + 1}."""
+    d, dh, ai, x = s.d_model, s.d_head, functions.DOMAIN, f"x{i}"
+    lines = [*p.quantised(x), *p.product(x, f"l{i}.qkv", f"qkv{i}"), f"q{i}, k{i}, v{i} = Split <axis = 1> (qkv{i}, thirds)"]
+    if s.dynamic:
+        lines += dynamic_spans(s, i)
+    widths_of = ", ".join(str(len(g["heads"]) * dh) for g in groups)
+    lines.append(f"cuts{i} = Constant <value_ints = [{widths_of}]> ()")
+    for name in "qkv":
+        parts = ", ".join(f"{name}{i}_{j}" for j in range(len(groups)))
+        lines.append(f"{parts} = Split <axis = 1> ({name}{i}, cuts{i})")
+    first = 0
+    for j, g in enumerate(groups):
+        h, span, tag = len(g["heads"]), g["span"], f"{i}_{j}"
+        lines += [
+            f"keys{tag}_out = ScatterND (keys{tag}, place{span}, k{tag})",
+            f"values{tag}_out = ScatterND (values{tag}, place{span}, v{tag})",
+            f"q4_{tag} = Reshape (q{tag}, split{h})",
+            f"qh_{tag} = Transpose <perm = [0, 2, 1, 3]> (q4_{tag})",
+            f"h_from{tag} = Constant <value_ints = [{first}]> ()",
+            f"h_end{tag} = Constant <value_ints = [{first + h}]> ()",
+        ]
         if s.dynamic:
-            # z = S sigmoid(v . x + b), per head and token; in float32 whatever the precision of the matrices.
             lines += [
-                f'span_dot{i} = MatMul ({x}, "l{i}.span")',
-                f'span_logit{i} = Add (span_dot{i}, "l{i}.span.bias")',
-                f"span_share{i} = Sigmoid (span_logit{i})",
-                f"span_max{i} = Constant <value = float {{{float(s.span_max)}}}> ()",
-                f"z_rows{i} = Mul (span_share{i}, span_max{i})",
+                f"zs{tag} = Slice (z_rows{i}, h_from{tag}, h_end{tag}, axis1)",
+                f"z_split{tag} = Concat <axis = 0> (block, count{h})",
+                f"z3_{tag} = Reshape (zs{tag}, z_split{tag})",
+                f"zt_{tag} = Transpose <perm = [0, 2, 1]> (z3_{tag})",
+                f"z{tag} = Unsqueeze (zt_{tag}, last)",
             ]
-        widths_of = ", ".join(str(len(g["heads"]) * dh) for g in groups)
-        lines.append(f"cuts{i} = Constant <value_ints = [{widths_of}]> ()")
-        for name in "qkv":
-            parts = ", ".join(f"{name}{i}_{j}" for j in range(len(groups)))
-            lines.append(f"{parts} = Split <axis = 1> ({name}{i}, cuts{i})")
-        first = 0
+        else:
+            lines += [
+                f'zs{tag} = Slice ("l{i}.z", h_from{tag}, h_end{tag})',
+                f"z_shape{tag} = Constant <value_ints = [1, {h}, 1, 1]> ()",
+                f"z{tag} = Reshape (zs{tag}, z_shape{tag})",
+            ]
+        lines += [
+            f"bias{tag} = {ai}.SpanMask <ramp = {float(s.ramp)}> (z{tag}, cap, distance{span})",
+            f"o{tag} = {ai}.SpanAttention (qh_{tag}, keys{tag}_out, values{tag}_out, window{span}, heads{h}, pe{span}, bias{tag})",
+        ]
+        first += h
+    parts = ", ".join(f"o{i}_{j}" for j in range(len(groups)))
+    lines += [f"heads_out{i} = Concat <axis = 2> ({parts})", f"mixed{i} = Reshape (heads_out{i}, rows_of)"]
+    lines += [*p.quantised(f"mixed{i}"), *p.product(f"mixed{i}", f"l{i}.o", f"attended{i}"), f"sum{i} = Add ({x}, attended{i})"]
+    lines += layer_norm(f"sum{i}", f"l{i}.norm1", f"h{i}")
+    lines += [*p.quantised(f"h{i}"), *p.product(f"h{i}", f"l{i}.f1", f"f1_{i}"), f'hidden{i} = Add (f1_{i}, "l{i}.f1.bias")']
+    lines += [*p.relu(f"hidden{i}"), *p.product(f"hidden{i}", f"l{i}.f2", f"f2_{i}", "bottom"), f'ff{i} = Add (f2_{i}, "l{i}.f2.bias")']
+    return [*lines, f"out{i} = Add (h{i}, ff{i})", *layer_norm(f"out{i}", f"l{i}.norm2", f"x{i + 1}")]
+
+
+def whole_layer(s: SpanShape, i: int, groups: list[dict]) -> list[str]:
+    """The same in operators that have a CUDA kernel (span_layer.py), and products."""
+    ai, n, norm = functions.DOMAIN, len(groups), f"{functions.DOMAIN}.AddNormalize <epsilon = {LAYER_NORM_EPS!r}>"
+    heads = f"heads = [{', '.join(str(len(g['heads'])) for g in groups)}]"
+    pools = lambda suffix: ", ".join(f"keys{i}_{j}{suffix}, values{i}_{j}{suffix}, window{g['span']}" for j, g in enumerate(groups))  # noqa: E731
+    written = ", ".join(f"keys{i}_{j}_out, values{i}_{j}_out" for j in range(n))
+    product = lambda x, w, to: f'{to} = {ai}.DequantizedMatMul ({x}, "{w}", "{w}.scale")'  # noqa: E731
+    z = f"z_rows{i}" if s.dynamic else f'"l{i}.z"'
+    return [
+        product(f"x{i}", f"l{i}.qkv", f"qkv{i}"),
+        *(dynamic_spans(s, i) if s.dynamic else []),
+        f"{written} = {ai}.WriteSpans{n} <{heads}> (qkv{i}, {pools('')})",
+        f'mixed{i} = {ai}.SpanHeads{n} <{heads}, ramp = {float(s.ramp)}> (qkv{i}, {z}, cap, "pe", "distance", {pools("_out")})',
+        product(f"mixed{i}", f"l{i}.o", f"attended{i}"),
+        f'h{i} = {norm} (x{i}, attended{i}, no_bias, "l{i}.norm1.gain", "l{i}.norm1.shift")',
+        product(f"h{i}", f"l{i}.f1", f"f1_{i}"),
+        f'hidden{i} = {ai}.AddRelu (f1_{i}, "l{i}.f1.bias")',
+        product(f"hidden{i}", f"l{i}.f2", f"f2_{i}"),
+        f'x{i + 1} = {norm} (h{i}, f2_{i}, "l{i}.f2.bias", "l{i}.norm2.gain", "l{i}.norm2.shift")',
+    ]
+
+
+def step_graph(s: SpanShape, groups_by_layer: list[list[dict]], p: Precision) -> str:
+    d, dh, ai = s.d_model, s.d_head, functions.DOMAIN
+    widths = sorted({g["span"] for groups in groups_by_layer for g in groups})
+    inputs = ["int32[u, m] ids", "int32[u, m] targets", "float[u, 1, 1, 1] cap", "int64[1] k"]
+    inputs += [f"int32[u, window{span}] window{span}" for span in widths]
+    outputs = ["float[u, m] logprob", "float[u, m, k_size] top_logprobs", "int32[u, m, k_size] top_ids"]
+    if s.dynamic:
+        outputs.append(f"float[u, m, {s.layers * s.heads}] z")
+    lines = [
+        *p.constants,
+        *p.relu_constants,
+        "one_column = Constant <value_ints = [-1, 1]> ()",
+        "last = Constant <value_ints = [-1]> ()",
+        "block = Shape (ids)",
+    ]
+    # Of 8 bits there are no kernels, and a CPU has no launches to save.
+    whole = isinstance(p, Float32)
+    if whole:
+        lines += [f"width = Constant <value_ints = [{d}]> ()", "no_bias = ConstantOfShape <value = float[1] {0.0}> (width)"]
+    else:
+        lines += [f"rows_of = Constant <value_ints = [-1, {d}]> ()", *window_tables(s, groups_by_layer)]
+    lines += ["flat_ids = Reshape (ids, last)", f'x0 = {ai}.QuantizedEmbedding <factor = 1.0> (flat_ids, "emb", "emb.scale")']
+    for i, groups in enumerate(groups_by_layer):
         for j, g in enumerate(groups):
-            h, span, tag = len(g["heads"]), g["span"], f"{i}_{j}"
-            inputs += [f"float[pool{tag}, {h * dh}] keys{tag}", f"float[pool{tag}, {h * dh}] values{tag}"]
-            outputs += [f"float[pool{tag}, {h * dh}] keys{tag}_out", f"float[pool{tag}, {h * dh}] values{tag}_out"]
-            lines += [
-                f"keys{tag}_out = ScatterND (keys{tag}, place{span}, k{tag})",
-                f"values{tag}_out = ScatterND (values{tag}, place{span}, v{tag})",
-                f"q4_{tag} = Reshape (q{tag}, split{h})",
-                f"qh_{tag} = Transpose <perm = [0, 2, 1, 3]> (q4_{tag})",
-                f"h_from{tag} = Constant <value_ints = [{first}]> ()",
-                f"h_end{tag} = Constant <value_ints = [{first + h}]> ()",
-            ]
-            if s.dynamic:
-                lines += [
-                    f"zs{tag} = Slice (z_rows{i}, h_from{tag}, h_end{tag}, axis1)",
-                    f"z_split{tag} = Concat <axis = 0> (block, count{h})",
-                    f"z3_{tag} = Reshape (zs{tag}, z_split{tag})",
-                    f"zt_{tag} = Transpose <perm = [0, 2, 1]> (z3_{tag})",
-                    f"z{tag} = Unsqueeze (zt_{tag}, last)",
-                ]
-            else:
-                lines += [
-                    f'zs{tag} = Slice ("l{i}.z", h_from{tag}, h_end{tag})',
-                    f"z_shape{tag} = Constant <value_ints = [1, {h}, 1, 1]> ()",
-                    f"z{tag} = Reshape (zs{tag}, z_shape{tag})",
-                ]
-            lines += [
-                f"bias{tag} = {ai}.SpanMask <ramp = {float(s.ramp)}> (z{tag}, cap, distance{span})",
-                f"o{tag} = {ai}.SpanAttention (qh_{tag}, keys{tag}_out, values{tag}_out, window{span}, heads{h}, pe{span}, bias{tag})",
-            ]
-            first += h
-        parts = ", ".join(f"o{i}_{j}" for j in range(len(groups)))
-        lines += [f"heads_out{i} = Concat <axis = 2> ({parts})", f"mixed{i} = Reshape (heads_out{i}, rows_of)"]
-        lines += [*p.quantised(f"mixed{i}"), *p.product(f"mixed{i}", f"l{i}.o", f"attended{i}"), f"sum{i} = Add ({x}, attended{i})"]
-        lines += layer_norm(f"sum{i}", f"l{i}.norm1", f"h{i}")
-        lines += [*p.quantised(f"h{i}"), *p.product(f"h{i}", f"l{i}.f1", f"f1_{i}"), f'hidden{i} = Add (f1_{i}, "l{i}.f1.bias")']
-        lines += [*p.relu(f"hidden{i}"), *p.product(f"hidden{i}", f"l{i}.f2", f"f2_{i}", "bottom"), f'ff{i} = Add (f2_{i}, "l{i}.f2.bias")']
-        lines += [f"out{i} = Add (h{i}, ff{i})", *layer_norm(f"out{i}", f"l{i}.norm2", f"x{i + 1}")]
+            for name in ("keys", "values"):
+                pool = f"float[pool{i}_{j}, {len(g['heads']) * dh}] {name}{i}_{j}"
+                inputs.append(pool)
+                outputs.append(f"{pool}_out")
+        lines += whole_layer(s, i, groups) if whole else layer_by_groups(s, i, groups, p)
     y = f"x{s.layers}"
     lines += [
         *p.quantised(y),
@@ -288,7 +334,6 @@ def step_graph(s: SpanShape, w: dict[str, Tensor], p: Precision) -> str:
         "top_logprobs = Reshape (best, best_shape)",
         "top_ids = Reshape (best_ids, best_shape)",
     ]
-    lines.insert(2, "one_column = Constant <value_ints = [-1, 1]> ()")
     if s.dynamic:
         # In the checkpoint's order of heads, as replies show them.
         orders = [[h for g in groups for h in g["heads"]] for groups in groups_by_layer]
@@ -307,6 +352,14 @@ def step_graph(s: SpanShape, w: dict[str, Tensor], p: Precision) -> str:
     }}"""
 
 
-def graphs(s: SpanShape, w: dict[str, Tensor], constants: dict[str, Tensor]) -> dict[str, dict[str, onnx.ModelProto]]:
+def step_functions(s: SpanShape, groups_by_layer: list[list[dict]], p: Precision) -> tuple[str, ...]:
+    counts = sorted({len(groups) for groups in groups_by_layer})
+    layers = [span_layer.write_spans(n, s.d_model, s.d_head) for n in counts]
+    layers += [span_layer.span_heads(n, s.d_model, s.d_head, s.dynamic) for n in counts]
     shared = (functions.normalize(), functions.quantized_embedding(), span_mask(), span_attention(s.d_head))
-    return {p.name: {"step": build(step_graph(s, w, p), constants, (*shared, *p.functions))} for p in (Int8(), Float32())}
+    return (*shared, *layers, span_layer.add_normalize(), span_layer.add_relu(), *p.functions)
+
+
+def graphs(s: SpanShape, w: dict[str, Tensor], constants: dict[str, Tensor]) -> dict[str, dict[str, onnx.ModelProto]]:
+    layers = plan(s, w)
+    return {p.name: {"step": build(step_graph(s, layers, p), constants, step_functions(s, layers, p))} for p in (Int8(), Float32())}

@@ -4,8 +4,10 @@
     windows32.json    256 windows of 32 tokens, from what follows
     sources.json      2,000 source sentences with </s>, a third from each test set, in random order
     references.json   their reference translations, as text: what gpu_parity.py measures BLEU against
+    wikipedia.txt     the first 1,200,000 bytes of wikipedia.valid.txt, for models of bytes
+    span-attention/   attention alone with the published spans, as graphs (span_speed.py)
 
-Each is one JSON array, made where ../shared and the tokenizers are, for a machine that has neither.
+The lists are JSON arrays, made where ../shared and the tokenizers are, for a machine that has neither.
 """
 
 from __future__ import annotations
@@ -16,7 +18,8 @@ import math
 import random
 from pathlib import Path
 
-from harness import model_folder, read_text
+import span_speed
+from harness import SHARED, model_folder, read_text
 from translation_harness import TEST_SETS, read_pairs
 
 TEXT = "wikipedia.valid.txt"
@@ -30,6 +33,7 @@ SHORTEST, LONGEST = 16, 511  # with <s> the longest fills the model's context
 
 SHORT_WINDOWS, SHORT_TOKENS = 256, 32
 SENTENCES = 2000
+BYTES = 1_200_000
 
 
 def draw_lengths(count: int, draw: random.Random) -> list[int]:
@@ -74,6 +78,9 @@ def main() -> None:
         (args.out / name).write_text(json.dumps(value, separators=(",", ":"), ensure_ascii=False))
         lengths = [len(entry) for entry in value]
         print(f"{name}: {len(value)}, mean length {sum(lengths) / len(lengths):.1f}, {min(lengths)} to {max(lengths)}")
+    text = (SHARED / "eval" / "text" / TEXT).read_bytes()[:BYTES]
+    (args.out / "wikipedia.txt").write_bytes(text)
+    span_speed.write_graphs(args.out / "span-attention", span_speed.PAPER, span_speed.paper_keys())
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What attention spans save: `python export/span_speed.py packages OUT` and `python export/span_speed.py attention`.
+"""What attention spans save: `python export/span_speed.py packages OUT`, `... attention` and, for a GPU, `... graphs OUT`.
 
 `packages` writes two packages of random weights with the published shape of 12 layers x 512, S = 8192: `paper-spans`, whose heads have
 spans as published (314 keys on average, the lowest five layers at the ramp), and `full-span`, whose heads look back S keys. Speed does
@@ -7,6 +7,10 @@ not depend on what the weights are. `npm run loadtest -- spans --models OUT` com
 `attention` times attention alone, with the same operators: heads in groups of like span against every head of a layer at the layer's
 widest, rounded to 64, as the published code trims. The two take turns in one process; ratios are taken round by round. With
 one thread, CPU time is the work itself, whatever else the machine does.
+
+`graphs` writes the same two for loadtest/gpu/span-attention.ts, as the GPU runs them: one operator a layer. Its kernel leaves out what a head's
+own span hides, which the published code does not; so the heads of `widest` have the layer's widest span, and `widest-masked` tells what the kernel
+saves there by itself.
 """
 
 from __future__ import annotations
@@ -27,6 +31,7 @@ from safetensors.torch import save_file
 import adaptive_span_onnx as span_onnx
 import export
 import functions
+import span_layer
 from adaptive_span import MASK, SpanShape, expected
 from harness import commit, machine
 from universal_transformer_onnx import build
@@ -140,6 +145,49 @@ def span_functions(s: SpanShape) -> tuple[str, ...]:
     return span_onnx.span_mask(), span_onnx.span_attention(s.d_head)
 
 
+def layer_graph(s: SpanShape, groups: list[list[dict]], variant: str) -> str:
+    """Attention of all layers over pools that stand: qkv [r, 3 d] for all of them -> o{i} [r, d]."""
+    inputs, outputs, lines = [f"float[r, {3 * s.d_model}] qkv", "float[u, 1, 1, 1] cap"], [], []
+    inputs += [f"int32[u, window{width}] window{width}" for width in sorted({g["span"] for layer in groups for g in layer})]
+    for i, layer in enumerate(groups):
+        for j, g in enumerate(layer):
+            inputs += [f"float[pool{i}_{j}, {len(g['heads']) * s.d_head}] {name}{i}_{j}" for name in ("keys", "values")]
+        pools = ", ".join(f"keys{i}_{j}, values{i}_{j}, window{g['span']}" for j, g in enumerate(layer))
+        heads = ", ".join(str(len(g["heads"])) for g in layer)
+        attributes = f"heads = [{heads}], ramp = {float(s.ramp)}"
+        operator = f"{functions.DOMAIN}.SpanHeads{len(layer)} <{attributes}>"
+        lines.append(f'o{i} = {operator} (qkv, "{variant}.z{i}", cap, "pe", "distance", {pools})')
+        outputs.append(f"float[r, {s.d_model}] o{i}")
+    body = "\n".join(lines)
+    return f"attention ({', '.join(inputs)}) => ({', '.join(outputs)}) {{ {body} }}"
+
+
+def write_graphs(out: Path, s: SpanShape, keys: list[list[int]]) -> None:
+    """per-head.onnx, widest.onnx, widest-masked.onnx, and plan.json with each one's groups."""
+    out.mkdir(parents=True, exist_ok=True)
+    narrow, wide = [span_onnx.groups_of(s, layer) for layer in keys], widest_groups(s, keys)
+    all_alike = [[layer[0]["span"]] * s.heads for layer in wide]
+    variants = {"per-head": (narrow, keys), "widest": (wide, all_alike), "widest-masked": (wide, keys)}
+    generator = torch.Generator().manual_seed(3)
+    constants = {"pe": torch.randn(s.d_head, s.span_max, generator=generator) * 0.1}
+    constants["distance"] = torch.arange(s.span_max - 1, -1, -1).float()
+    for name, (groups, spans) in variants.items():
+        for i, layer in enumerate(groups):
+            order = [head for g in layer for head in g["heads"]]
+            constants[f"{name.replace('-', '')}.z{i}"] = torch.tensor([float(spans[i][head] - s.ramp) for head in order])
+    places = export.write_weights(out / "weights.bin", constants)
+    for name, (groups, _) in variants.items():
+        counts = {len(layer) for layer in groups}
+        called = [span_layer.span_heads(n, s.d_model, s.d_head, dynamic=False) for n in counts]
+        model = build(layer_graph(s, groups, name.replace("-", "")), constants, (*span_functions(s), *called))
+        export.place(model, places, "weights.bin")
+        (out / f"{name}.onnx").write_bytes(model.SerializeToString(deterministic=True))
+    groups_of = {name: [[{"heads": len(g["heads"]), "span": g["span"]} for g in layer] for layer in groups] for name, (groups, _) in variants.items()}
+    shape = {"layers": s.layers, "heads": s.heads, "d_model": s.d_model, "span_max": s.span_max, "ramp": s.ramp}
+    plan = {"shape": shape, "mean_keys": float(np.mean(keys)), "keys": keys, "groups": groups_of}
+    (out / "plan.json").write_text(json.dumps(plan, indent=1) + "\n")
+
+
 def spread(values: list[float]) -> dict:
     return {"median": round(statistics.median(values), 3), "min": round(min(values), 3), "max": round(max(values), 3)}
 
@@ -180,7 +228,12 @@ def main() -> None:
     attention.add_argument("--blocks", type=int, nargs="*", default=[128], help="tokens of a block")
     attention.add_argument("--rounds", type=int, default=15)
     attention.add_argument("--threads", type=int, default=1)
+    graphs = commands.add_parser("graphs", help="write the graphs that loadtest/gpu/span-attention.ts times")
+    graphs.add_argument("out", type=Path)
     args = parser.parse_args()
+    if args.command == "graphs":
+        write_graphs(args.out, PAPER, paper_keys())
+        return
     if args.command == "packages":
         write_packages(args.out)
         return

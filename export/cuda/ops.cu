@@ -55,6 +55,14 @@ class Call {
     if (to != from) cudaMemcpyAsync(to, from, count * sizeof(T), cudaMemcpyDeviceToDevice, stream());
     return to;
   }
+  /// Runs `with` on so many numbers of the device's memory, which are given back once all is enqueued: what comes later on the stream may have them.
+  void with_scratch(size_t numbers, const std::function<void(float*)>& with) {
+    if (numbers == 0) return with(nullptr);
+    Ort::Allocator allocator = context_.GetAllocator(*context_.GetInput(0).GetTensorMemoryInfo());
+    void* memory = allocator.Alloc(numbers * sizeof(float));
+    with(static_cast<float*>(memory));
+    allocator.Free(memory);
+  }
   ponder::Rows rows(size_t active, size_t renewed) const { return {in<Row>(active), dim(active, 0), in<Row>(renewed), dim(renewed, 0)}; }
 
  private:
@@ -459,6 +467,13 @@ void stride_bias(const std::vector<int64_t>& dims, ponder::SpanAttention& io) {
   io.bias_unit = dims[0] == 1 ? 0 : dims[1] * dims[2] * dims[3];
 }
 
+void attend(ponder::SpanAttention& io, Call& c) {
+  c.with_scratch(ponder::span_scratch(io), [&](float* scratch) {
+    io.scratch = scratch;
+    ponder::span_attention(io, c.stream());
+  });
+}
+
 /// q, k, v, window, head, pe, bias -> o
 void span_attention(Call& c) {
   const auto q = c.dims(0);
@@ -486,7 +501,7 @@ void span_attention(Call& c) {
   group.pe = c.in<float>(5);
   group.bias = c.in<float>(6);
   group.out = c.out<float>(0, {u, m, io.out_row});
-  ponder::span_attention(io, c.stream());
+  attend(io, c);
 }
 
 /// Numbers of heads of the groups of a layer, narrow to wide.
@@ -552,7 +567,7 @@ Compute span_heads(Ort::ConstKernelInfo info) {
       group.z = c.in<float>(1) + first;
       group.out = out + first * io.d_head;
     }
-    ponder::span_attention(io, c.stream());
+    attend(io, c);
   };
 }
 
@@ -561,14 +576,20 @@ Compute add_normalise(Ort::ConstKernelInfo info) {
   return [epsilon](Call& c) {
     const int rows = c.dim(0, 0), d = c.dim(0, 1);
     auto* out = c.out<float>(0, {rows, d});
-    ponder::add_normalise(c.in<float>(0), c.in<float>(1), c.in<float>(2), c.in<float>(3), rows, d, epsilon, out, c.stream());
+    ponder::add_normalise(c.in<float>(0), c.in<float>(1), c.in<float>(2), c.in<float>(3), c.in<float>(4), rows, d, epsilon, out, c.stream());
   };
+}
+
+void add_relu(Call& c) {
+  const int rows = c.dim(0, 0), n = c.dim(0, 1);
+  ponder::add_relu(c.in<float>(0), c.in<float>(1), rows, n, c.out<float>(0, {rows, n}), c.stream());
 }
 
 /// An operator has as many inputs as its layer has groups, and its name says how many those are.
 void add_span_operators(std::vector<Op*>& all) {
   all.push_back(new Op("SpanAttention", {F32, F32, F32, I32, I32, F32, F32}, {F32}, stateless(span_attention)));
-  all.push_back(new Op("AddNormalize", {F32, F32, F32, F32}, {F32}, add_normalise));
+  all.push_back(new Op("AddNormalize", {F32, F32, F32, F32, F32}, {F32}, add_normalise));
+  all.push_back(new Op("AddRelu", {F32, F32}, {F32}, stateless(add_relu)));
   static std::vector<std::string> names;
   names.reserve(2 * ponder::SPAN_GROUPS_MAX);
   Types write = {F32}, heads = {F32, F32, F32, F32, F32}, pools;

@@ -4,8 +4,11 @@
 // A score is q . (k[j] + p[j - i]) + bias. The second product has its own row of the position table for every diagonal: a thread that holds a
 // grid of 4 queries (4 apart) by 4 keys (8 apart) meets 10 diagonals instead of 16. Rows of the table lie in a ring of which each chunk renews a part.
 //
-// Chunks are counted from the tile's first key, and those that all its queries hide are left out: a query's sums are made in an order that depends
-// on its unit alone.
+// The keys of a long span are cut into segments, a block each, whose sums a second kernel adds up: otherwise the longest span of a few units would
+// keep most of the device waiting.
+//
+// Chunks are counted from the tile's first key, and those that all its queries hide are left out; where segments begin is a matter of the window's
+// length. So a query's sums are made in an order that depends on its unit alone.
 #include <algorithm>
 #include <cmath>
 
@@ -21,25 +24,35 @@ constexpr int STRIP = 16;
 constexpr int RING = 128;
 /// Of a row of weights in shared memory.
 constexpr int WEIGHTS = CHUNK + 4;
+/// A segment is at least so long, and there are at most so many, since each writes its sums.
+constexpr int SEGMENT_CHUNKS = 16;
+constexpr int SEGMENTS_MAX = 8;
 constexpr unsigned ALL = 0xffffffffu;
 
 /// A head's queries, keys, values and table of one unit, from the first query of a tile on.
 struct Band {
   const float *q, *keys, *values, *pe, *bias, *z;
   const int32_t* window;
-  float* out;
+  /// Sums of this segment: [tile_rows, d_head], then the peaks and the totals of all rows.
+  float *out, *partial;
   float cap;
-  int rows, s, width;
+  int rows, s, width, segment, segments, segment_chunks;
 };
 
 __device__ Band band_of(const SpanAttention& io, int block, int tile_rows) {
   const int tiles = (io.m + tile_rows - 1) / tile_rows;
   // The last groups are the widest, and begin first.
   int at = io.group_count - 1;
-  while (block >= io.groups[at].heads * io.u * tiles) block -= io.groups[at--].heads * io.u * tiles;
+  auto blocks = [&] { return io.groups[at].heads * io.u * tiles * io.groups[at].segments; };
+  while (block >= blocks()) block -= blocks(), at--;
   const SpanGroup& group = io.groups[at];
-  const int first = block % tiles * tile_rows, unit = block / tiles % io.u, head = block / tiles / io.u;
   Band band;
+  band.partial = group.partial + static_cast<int64_t>(block) * tile_rows * (io.d_head + 2);
+  band.segments = group.segments;
+  band.segment_chunks = group.segment_chunks;
+  band.segment = block % group.segments;
+  block /= group.segments;
+  const int first = block % tiles * tile_rows, unit = block / tiles % io.u, head = block / tiles / io.u;
   band.q = group.q + unit * io.q_unit + head * io.q_head + first * io.q_row;
   band.keys = group.keys + head * io.d_head;
   band.values = group.values + head * io.d_head;
@@ -118,7 +131,7 @@ constexpr int shared_floats() {
 }
 
 /// Blocks of a multiprocessor at a time; shared memory sets the limit.
-constexpr int blocks_at_once(int d_head) { return d_head > 64 ? 1 : d_head > 32 ? 2 : 3; }
+constexpr int blocks_at_once(int d_head) { return d_head > 64 ? 1 : 2; }
 
 template <int D, int WARPS>
 __global__ void __launch_bounds__(WARPS * 32, blocks_at_once(D)) span_attention_kernel(const __grid_constant__ SpanAttention io) {
@@ -200,17 +213,18 @@ __global__ void __launch_bounds__(WARPS * 32, blocks_at_once(D)) span_attention_
 
   float out[4][D / 32][4] = {};
   float peak[4] = {-INFINITY, -INFINITY, -INFINITY, -INFINITY}, total[4] = {};
-  const int chunks = (count + CHUNK - 1) / CHUNK, start = first_key / CHUNK;
-  if (start < chunks) {
+  const int begin = band.segment * band.segment_chunks;
+  const int end = min((count + CHUNK - 1) / CHUNK, begin + band.segment_chunks), start = max(first_key / CHUNK, begin);
+  if (start < end) {
     for (int before = start - ROWS / CHUNK; before < start; before++) fetch_table(before);
     find(start);
     fetch(start);
   }
-  for (int chunk = start; chunk < chunks; chunk++) {
+  for (int chunk = start; chunk < end; chunk++) {
     await_copies();
     // Everyone's copies have arrived, and everyone is done with what is overwritten next.
     __syncthreads();
-    if (chunk + 1 < chunks) fetch(chunk + 1);
+    if (chunk + 1 < end) fetch(chunk + 1);
     // From the strip's first query to the chunk's first key; the strip meets the diagonals from - 15 ... from + 31.
     const int from = chunk * CHUNK - strip;
     if (!works || from + CHUNK - 1 < seen_from || from - (STRIP - 1) >= s) continue;
@@ -311,11 +325,44 @@ __global__ void __launch_bounds__(WARPS * 32, blocks_at_once(D)) span_attention_
     for (int other = 1; other < 8; other *= 2) total[a] += __shfl_xor_sync(ALL, total[a], other);
     const int row = strip + at_row + 4 * a;
     if (row >= rows) continue;
-    const float scale = total[a] > 0 ? 1.0f / total[a] : 0.0f;
+    const bool whole = band.segments == 1;
+    const float scale = !whole ? 1.0f : total[a] > 0 ? 1.0f / total[a] : 0.0f;
+    float* const to = whole ? band.out + row * io.out_row : band.partial + row * D;
+    if (!whole && at_key == 0) {
+      band.partial[ROWS * D + row] = peak[a];
+      band.partial[ROWS * D + ROWS + row] = total[a];
+    }
 #pragma unroll
     for (int e = 0; e < D / 32; e++) {
       const float4 result = {out[a][e][0] * scale, out[a][e][1] * scale, out[a][e][2] * scale, out[a][e][3] * scale};
-      *reinterpret_cast<float4*>(band.out + row * io.out_row + e * 32 + at_key * 4) = result;
+      *reinterpret_cast<float4*>(to + e * 32 + at_key * 4) = result;
+    }
+  }
+}
+
+/// Adds up the segments of a tile; of those whose keys are all hidden the total is 0. A block a tile of a group that is cut, a warp a row.
+__global__ void __launch_bounds__(128) add_segments_kernel(const __grid_constant__ SpanAttention io, int tile_rows) {
+  const Band band = band_of(io, blockIdx.x, tile_rows);
+  if (band.segments == 1 || band.segment > 0) return;
+  const int lane = threadIdx.x % 32, d = io.d_head, step = tile_rows * (d + 2);
+  for (int row = threadIdx.x / 32; row < band.rows; row += 4) {
+    const float* peaks = band.partial + tile_rows * d + row;
+    float peak = -INFINITY, total = 0, factors[SEGMENTS_MAX];
+    for (int n = 0; n < band.segments; n++) peak = fmaxf(peak, peaks[n * step]);
+    const float base = peak == -INFINITY ? 0.0f : peak;
+#pragma unroll
+    for (int n = 0; n < SEGMENTS_MAX; n++) {
+      if (n >= band.segments) continue;
+      factors[n] = expf(peaks[n * step] - base);
+      total = fmaf(factors[n], peaks[n * step + tile_rows], total);
+    }
+    for (int j = lane; j < d; j += 32) {
+      float sum = 0;
+#pragma unroll
+      for (int n = 0; n < SEGMENTS_MAX; n++) {
+        if (n < band.segments) sum = fmaf(factors[n], band.partial[n * step + row * d + j], sum);
+      }
+      band.out[row * io.out_row + j] = total > 0 ? sum / total : sum;
     }
   }
 }
@@ -372,8 +419,34 @@ __global__ void __launch_bounds__(ANY_THREADS) span_attention_any_kernel(const _
 
 int blocks_of(const SpanAttention& io, int tile_rows) {
   int blocks = 0;
-  for (int g = 0; g < io.group_count; g++) blocks += io.groups[g].heads * io.u * ((io.m + tile_rows - 1) / tile_rows);
+  for (int g = 0; g < io.group_count; g++) blocks += io.groups[g].heads * io.u * ((io.m + tile_rows - 1) / tile_rows) * io.groups[g].segments;
   return blocks;
+}
+
+/// Queries of a tile; 0: the head size has no kernel of its own. Two warps where a block's memory is all that an A100 has.
+int tile_rows_of(int d_head) { return d_head == 32 || d_head == 64 ? 4 * STRIP : d_head == 128 ? 2 * STRIP : 0; }
+
+/// Cuts the keys of each group, and says where the sums go. Returns how many numbers that takes.
+size_t cut(SpanAttention& io, int tile_rows) {
+  size_t numbers = 0;
+  for (int g = 0; g < io.group_count; g++) {
+    SpanGroup& group = io.groups[g];
+    const int chunks = std::max(1, (std::min(tile_rows, io.m) + group.s - 1 + CHUNK - 1) / CHUNK);
+    group.segments = std::min(SEGMENTS_MAX, (chunks + SEGMENT_CHUNKS - 1) / SEGMENT_CHUNKS);
+    group.segment_chunks = (chunks + group.segments - 1) / group.segments;
+    group.partial = io.scratch + numbers;
+    if (group.segments > 1)
+      numbers += static_cast<size_t>(group.heads) * io.u * ((io.m + tile_rows - 1) / tile_rows) * group.segments * tile_rows * (io.d_head + 2);
+  }
+  return numbers;
+}
+
+void leave_whole(SpanAttention& io) {
+  for (int g = 0; g < io.group_count; g++) {
+    io.groups[g].segments = 1;
+    io.groups[g].segment_chunks = 1 << 20;
+    io.groups[g].partial = nullptr;
+  }
 }
 
 template <int D, int WARPS>
@@ -415,37 +488,54 @@ __device__ float sum_over_warp(float x) {
 }
 
 /// A warp a row.
-__global__ void add_normalise_kernel(const float* x, const float* y, const float* gain, const float* shift, int rows, int d, float epsilon,
-                                     float* out) {
+__global__ void add_normalise_kernel(const float* x, const float* y, const float* bias, const float* gain, const float* shift, int rows, int d,
+                                     float epsilon, float* out) {
   const int row = blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32, lane = threadIdx.x % 32;
   if (row >= rows) return;
   const int64_t start = static_cast<int64_t>(row) * d;
+  auto at = [&](int j) { return x[start + j] + (y[start + j] + bias[j]); };
   float sum = 0;
-  for (int j = lane; j < d; j += 32) sum += x[start + j] + y[start + j];
+  for (int j = lane; j < d; j += 32) sum += at(j);
   const float mean = sum_over_warp(sum) / d;
   float squares = 0;
-  for (int j = lane; j < d; j += 32) {
-    const float centred = x[start + j] + y[start + j] - mean;
-    squares = fmaf(centred, centred, squares);
-  }
+  for (int j = lane; j < d; j += 32) squares = fmaf(at(j) - mean, at(j) - mean, squares);
   const float inverse = 1.0f / sqrtf(sum_over_warp(squares) / d + epsilon);
-  // A lane reads again only what it wrote itself or nobody writes, so `out` may be x or y.
-  for (int j = lane; j < d; j += 32) out[start + j] = (x[start + j] + y[start + j] - mean) * inverse * gain[j] + shift[j];
+  // Each number is read for the last time by the lane that writes it, so `out` may be x or y.
+  for (int j = lane; j < d; j += 32) out[start + j] = (at(j) - mean) * inverse * gain[j] + shift[j];
+}
+
+__global__ void add_relu_kernel(const float* x, const float* bias, int64_t count, int n, float* y) {
+  const int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
+  // Written so that what is no number stays none.
+  const float sum = i < count ? x[i] + bias[i % n] : 0.0f;
+  if (i < count) y[i] = sum < 0 ? 0.0f : sum;
 }
 
 }  // namespace
 
-void span_attention(const SpanAttention& io, cudaStream_t stream) {
+size_t span_scratch(const SpanAttention& io) {
+  const int tile_rows = tile_rows_of(io.d_head);
+  SpanAttention copy = io;
+  copy.scratch = nullptr;
+  return tile_rows == 0 || !aligned(io) ? 0 : cut(copy, tile_rows);
+}
+
+void span_attention(const SpanAttention& given, cudaStream_t stream) {
+  SpanAttention io = given;
+  leave_whole(io);
   if (blocks_of(io, 1) == 0) return;
-  if (aligned(io)) {
-    switch (io.d_head) {
-      case 32: return launch<32, 4>(io, stream);
-      case 64: return launch<64, 4>(io, stream);
-      // Two warps: a block's memory is what an A100 has.
-      case 128: return launch<128, 2>(io, stream);
-    }
+  const int tile_rows = tile_rows_of(io.d_head);
+  if (tile_rows == 0 || !aligned(io)) {
+    span_attention_any_kernel<<<blocks_of(io, 1), ANY_THREADS, io.d_head * sizeof(float), stream>>>(io);
+    return;
   }
-  span_attention_any_kernel<<<blocks_of(io, 1), ANY_THREADS, io.d_head * sizeof(float), stream>>>(io);
+  const bool cuts = io.scratch != nullptr && cut(io, tile_rows) > 0;
+  switch (io.d_head) {
+    case 32: launch<32, 4>(io, stream); break;
+    case 64: launch<64, 4>(io, stream); break;
+    case 128: launch<128, 2>(io, stream); break;
+  }
+  if (cuts) add_segments_kernel<<<blocks_of(io, tile_rows), 128, 0, stream>>>(io, tile_rows);
 }
 
 void write_spans(const SpanAttention& io, const float* from, int d, int stride, cudaStream_t stream) {
@@ -454,10 +544,16 @@ void write_spans(const SpanAttention& io, const float* from, int d, int stride, 
   write_spans_kernel<<<static_cast<unsigned>((numbers + 255) / 256), 256, 0, stream>>>(io, from, d, stride);
 }
 
-void add_normalise(const float* x, const float* y, const float* gain, const float* shift, int rows, int d, float epsilon, float* out,
-                   cudaStream_t stream) {
+void add_normalise(const float* x, const float* y, const float* bias, const float* gain, const float* shift, int rows, int d, float epsilon,
+                   float* out, cudaStream_t stream) {
   if (rows == 0) return;
-  add_normalise_kernel<<<(rows + 7) / 8, 256, 0, stream>>>(x, y, gain, shift, rows, d, epsilon, out);
+  add_normalise_kernel<<<(rows + 7) / 8, 256, 0, stream>>>(x, y, bias, gain, shift, rows, d, epsilon, out);
+}
+
+void add_relu(const float* x, const float* bias, int rows, int n, float* y, cudaStream_t stream) {
+  const int64_t count = static_cast<int64_t>(rows) * n;
+  if (count == 0) return;
+  add_relu_kernel<<<static_cast<unsigned>((count + 255) / 256), 256, 0, stream>>>(x, bias, count, n, y);
 }
 
 }  // namespace ponder

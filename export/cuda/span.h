@@ -6,7 +6,7 @@
 
 namespace ponder {
 
-constexpr int SPAN_GROUPS_MAX = 16;
+constexpr int SPAN_GROUPS_MAX = 32;
 /// What a bias stands for that hides a key; the functions write -1e30.
 constexpr float SPAN_HIDDEN = -1e29f;
 
@@ -26,6 +26,9 @@ struct SpanGroup {
   const float* z;
   float* out;
   int heads, s;
+  /// Set by span_attention: parts that its keys are cut into, the chunks of each, and where their sums lie.
+  int segments, segment_chunks;
+  float* partial;
 };
 
 /// Groups of one launch. Strides count floats; 0: one for all.
@@ -41,15 +44,21 @@ struct SpanAttention {
   /// A unit's limit on z, and the keys over which the mask falls to 0.
   const float* cap;
   float ramp;
+  /// Of `span_scratch` numbers; null: keys are not cut, and a long span takes as long as one block for it.
+  float* scratch;
 };
+size_t span_scratch(const SpanAttention& io);
 void span_attention(const SpanAttention& io, cudaStream_t stream);
 
 /// keys, values[window[s + i]] = the two parts of row i of a unit, for all groups: keys of all heads from `from`, values `d` after them, rows
 /// `stride` apart, heads in the order of the groups.
 void write_spans(const SpanAttention& io, const float* from, int d, int stride, cudaStream_t stream);
 
-/// out = gain * LN(x + y) + shift, and without the affine part the same as NormalizeRows in float32.
-void add_normalise(const float* x, const float* y, const float* gain, const float* shift, int rows, int d, float epsilon, float* out,
-                   cudaStream_t stream);
+/// out = gain * LN(x + (y + bias)) + shift
+void add_normalise(const float* x, const float* y, const float* bias, const float* gain, const float* shift, int rows, int d, float epsilon,
+                   float* out, cudaStream_t stream);
+
+/// y = max(x + bias, 0)
+void add_relu(const float* x, const float* bias, int rows, int n, float* y, cudaStream_t stream);
 
 }  // namespace ponder

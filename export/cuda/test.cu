@@ -476,7 +476,7 @@ struct SpanLayer {
   std::vector<std::vector<int32_t>> windows;
   std::vector<std::unique_ptr<Device<float>>> memory;
   std::vector<std::unique_ptr<Device<int32_t>>> tables;
-  std::unique_ptr<Device<float>> rows, out;
+  std::unique_ptr<Device<float>> rows, out, scratch;
 
   float* hold(const std::vector<float>& from) { return *memory.emplace_back(new Device<float>(from)); }
 
@@ -547,6 +547,8 @@ struct SpanLayer {
       group.heads = h, group.s = s;
       first += h;
     }
+    scratch.reset(new Device<float>(std::max<size_t>(1, span_scratch(io))));
+    io.scratch = *scratch;
   }
 
   double bias_at(size_t g, int unit, int head, int first, int row, int x) const {
@@ -644,21 +646,26 @@ void test_write_spans() {
 
 void test_add_normalise() {
   const int rows = 13, d = 272;
-  const auto x = floats(rows * d), y = floats(rows * d), gain = floats(d), shift = floats(d);
-  Device<float> d_x(x), d_y(y), d_gain(gain), d_shift(shift), out(rows * d);
-  add_normalise(d_x, d_y, d_gain, d_shift, rows, d, 1e-5f, out, 0);
+  const auto x = floats(rows * d), y = floats(rows * d), bias = floats(d), gain = floats(d), shift = floats(d);
+  Device<float> d_x(x), d_y(y), d_bias(bias), d_gain(gain), d_shift(shift), out(rows * d);
+  add_normalise(d_x, d_y, d_bias, d_gain, d_shift, rows, d, 1e-5f, out, 0);
   const auto got = out.read();
   double error = 0;
   for (int i = 0; i < rows; i++) {
+    auto at = [&](int j) { return static_cast<double>(x[i * d + j]) + y[i * d + j] + bias[j]; };
     double mean = 0, variance = 0;
-    for (int j = 0; j < d; j++) mean += (static_cast<double>(x[i * d + j]) + y[i * d + j]) / d;
-    for (int j = 0; j < d; j++) variance += std::pow(static_cast<double>(x[i * d + j]) + y[i * d + j] - mean, 2) / d;
+    for (int j = 0; j < d; j++) mean += at(j) / d;
+    for (int j = 0; j < d; j++) variance += std::pow(at(j) - mean, 2) / d;
     for (int j = 0; j < d; j++) {
-      const double want = (static_cast<double>(x[i * d + j]) + y[i * d + j] - mean) / std::sqrt(variance + 1e-5) * gain[j] + shift[j];
-      error = std::max(error, std::abs(want - got[i * d + j]));
+      error = std::max(error, std::abs((at(j) - mean) / std::sqrt(variance + 1e-5) * gain[j] + shift[j] - got[i * d + j]));
     }
   }
   expect("add_normalise", error, 1e-5);
+  add_relu(d_x, d_bias, rows, d, out, 0);
+  const auto relu = out.read();
+  double wrong = 0;
+  for (int i = 0; i < rows * d; i++) wrong += relu[i] != std::max(x[i] + bias[i % d], 0.0f);
+  expect("add_relu", wrong, 0);
 }
 
 void test_spans() {
@@ -669,6 +676,7 @@ void test_spans() {
     test_span_attention(d_head, {2, 1, 1}, {48, 112, 304}, 3, 64, Bias::span);
     test_span_attention(d_head, {1, 2}, {33, 128}, 2, 64, Bias::span_by_query);
   }
+  test_span_attention(64, {1, 1, 1}, {48, 600, 8192}, 2, 64, Bias::span);
   // Units of a new token, of a short text, of more than a tile; a head size without a kernel of its own.
   for (int m : {2, 32, 80}) test_span_attention(64, {1, 2}, {48, 160}, 2, m, Bias::span);
   test_span_attention(48, {1, 2}, {48, 160}, 2, 64, Bias::span_by_query);

@@ -32,6 +32,11 @@ const python = (name: string, args: Run): Part['command'] => {
 const served = ({ models, device }: BenchPaths) => ['--models', models, '--device', device];
 
 export const PARTS: Readonly<Record<string, Part>> = {
+  kernels: {
+    help: 'every native kernel against a plain loop, and its time',
+    command: ({ root }) => [join(root, '.gpu/lib/kernel-test')],
+    results: [],
+  },
   score: {
     help: 'scoring, adaptive and at full depth, and one text at a time',
     command: script('measure', (paths) => [
@@ -58,6 +63,24 @@ export const PARTS: Readonly<Record<string, Part>> = {
       ...served(paths),
     ]),
     results: ['http.json'],
+  },
+  span: {
+    help: 'reading 32 texts beside each other with attention spans, and every log-probability',
+    command: script('measure-span', ({ inputs, out, models, device }) => [
+      join(inputs, 'wikipedia.txt'),
+      join(out, 'span'),
+      ...['--', '--queue-lanes-max', '100000', '--models', models, '--device', device, '--precision', 'float32'],
+    ]),
+    results: ['span/span.json'],
+  },
+  'span-attention': {
+    help: "attention at the published model's spans against the layer's widest",
+    command: script('span-attention', ({ inputs, out, device }) => [
+      join(inputs, 'span-attention'),
+      join(out, 'span-attention.json'),
+      ...['--device', device],
+    ]),
+    results: ['span-attention.json'],
   },
   'node-loop-score': {
     help: "scoring by a loop over onnxruntime-node's run",

@@ -16,6 +16,7 @@ cp /tmp/engine/measure.json /tmp/parity-batch.json "$out/"
 (cd "$run" && timeout 120 ./node dist/loadtest/gpu/measure-translation.js ../inputs/sources.json /tmp/translated --models models --device cuda:0 2>&1 | tail -20)
 cp /tmp/translated/*.json "$out/" 2> /dev/null
 (cd "$run" && timeout 60 ./node dist/loadtest/gpu/measure-span.js ../inputs/wikipedia.txt "$out" --texts 32 --bytes 32768 -- --queue-lanes-max 100000 --models models --device cuda:0 --precision float32 2>&1 | tail -4)
+(cd "$run" && timeout 90 ./node dist/loadtest/gpu/span-attention.js ../inputs/span-attention "$out/span-attention.json" 2>&1 | tail -4)
 (cd "$run" && timeout 60 ./node dist/loadtest/gpu/http.js ../inputs/windows.json "$out/http.json" --models models --device cuda:0 2>&1 | tail -6)
 (cd "$run" && timeout 60 ./node dist/loadtest/gpu/node-loop.js models/ut-lm-en ../inputs/windows.json "$out/node-score.json" --provider cuda --batch 128 --seconds-max 15 2>&1 | tail -1)
 (cd export && timeout 150 python3 gpu_baseline.py "$out" --parts speed --variants compiled --seconds-max 110 --score-texts "../$inputs/windows.json" --translate-texts "../$inputs/sources.json" 2>&1 | grep best)

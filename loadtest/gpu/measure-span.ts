@@ -3,7 +3,7 @@
  *
  * usage: node dist/loadtest/gpu/measure-span.js TEXT OUT [--texts N] [--bytes N] -- [engine options]
  */
-import { readFileSync, writeFileSync } from 'node:fs';
+import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { parseArgs } from 'node:util';
 import { monotonicMs } from '../../src/clock.js';
@@ -30,6 +30,8 @@ const texts = Array.from({ length: Number(values.texts) }, (_, i) =>
   Int32Array.from(text.subarray((i * each) % (text.length - each), ((i * each) % (text.length - each)) + each)),
 );
 const rounds = [];
+let first: readonly number[] | null = null;
+mkdirSync(out, { recursive: true });
 for (let round = 0; round < 3; round++) {
   const began = monotonicMs();
   const outcome = await engine.scoreStream(
@@ -39,7 +41,16 @@ for (let round = 0; round < 3; round++) {
   const seconds = (monotonicMs() - began) / 1000;
   const all = outcome.texts.flatMap(({ logprobs }) => [...logprobs]);
   const bits = -all.reduce((sum, value) => sum + value, 0) / Math.LN2 / all.length;
-  rounds.push({ seconds, bytesPerSecond: all.length / seconds, bitsPerByte: bits });
+  // Not 0: what is launched again reads or writes something that has moved since.
+  const fromFirst =
+    first === null ? 0 : first.reduce((most, x, i) => Math.max(most, Math.abs(x - (all[i] as number))), 0);
+  first ??= all;
+  rounds.push({
+    seconds,
+    bytesPerSecond: all.length / seconds,
+    bitsPerByte: bits,
+    differenceFromFirstRound: fromFirst,
+  });
   console.log(JSON.stringify({ device: engine.info().deviceReason, ...rounds.at(-1) }));
   if (round === 0) writeFileSync(join(out, 'span-logprob.f32'), Float32Array.from(all));
 }

@@ -166,9 +166,13 @@ export class AdaptiveSpan {
       const base = 1 + lane.slot * ring;
       for (let i = 0; i < units; i++) {
         const from = lane.startsAt + lane.done + i * unit - keys;
-        for (let j = 0; j < width; j++) {
-          const position = from + j;
-          data[at++] = position < 0 ? 0 : base + (position % ring);
+        const before = Math.min(width, Math.max(0, -from));
+        data.fill(0, at, at + before);
+        at += before;
+        let row = (from + before) % ring;
+        for (let left = width - before; left > 0; left--) {
+          data[at++] = base + row;
+          row = row + 1 === ring ? 0 : row + 1;
         }
       }
     }

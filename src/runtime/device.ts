@@ -27,6 +27,8 @@ export interface View {
   readonly buffer: DeviceBuffer;
   readonly dims: readonly number[];
   readonly start?: number;
+  /** Of an array of the host: operators read it there, while they are enqueued. What is captured keeps what they read. */
+  readonly onHost?: boolean;
 }
 
 /** A graph with its inputs and outputs bound: shapes and addresses are fixed, so that it can be captured. */
@@ -82,8 +84,14 @@ export interface Device {
   upload(from: PinnedArray, to: DeviceBuffer, toStart: number, count: number): void;
   /** From the start of a buffer. */
   download(from: DeviceBuffer, to: PinnedArray, toStart: number, count: number): void;
-  /** Captures what `enqueue` enqueues without running it. It has run at least once before. */
-  capture(enqueue: () => void): Sequence;
+  /**
+   * Captures what `enqueue` enqueues without running it. It has run at least once before.
+   *
+   * @param sources the only arrays of the host that it may copy from; others may be the runtime's own, which are gone when it is launched. Absent:
+   *   not looked at
+   * @throws RuntimeFailure when it can't be captured, or copies from elsewhere, or calls back to the host
+   */
+  capture(enqueue: () => void, sources?: readonly PinnedArray[]): Sequence;
   marker(): Marker;
   /** Blocks until everything has run. Throws RuntimeFailure when something failed. */
   synchronise(): void;

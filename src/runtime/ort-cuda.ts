@@ -41,6 +41,12 @@ const STREAM_NON_BLOCKING = 1;
 /** While this thread captures, others may still allocate. */
 const CAPTURE_RELAXED = 2;
 
+/** Kinds of a captured graph's nodes; where cudaMemcpy3DParms has its source, behind an array and a position; kinds of memory. */
+const NODE_COPY = 1;
+const NODE_HOST = 3;
+const COPY_SOURCE_WORD = 4;
+const POINTER_DEVICE = 2;
+
 /** Beside libonnxruntime.so.1, where `npm run gpu:install` puts it. */
 export const NATIVE_OPERATORS = 'libponder_adaptive.so';
 export const CUDA_PROVIDER = 'libonnxruntime_providers_cuda.so';
@@ -129,16 +135,16 @@ class CudaRun implements BoundRun {
 
   private value(name: string, view: View | undefined): Pointer {
     if (view === undefined) throw new RuntimeFailure('bind', `no buffer is bound to ${name}`);
-    const { dims, start = 0 } = view;
+    const { dims, start = 0, onHost = false } = view;
     const buffer = own(view.buffer);
     const count = elementCount(dims);
     if (start + count > buffer.capacity)
       throw new RangeError(`${name}: ${count} elements from ${start} exceed a buffer of ${buffer.capacity}`);
-    const { handles, memoryInfo } = this.owner;
+    const { handles, memoryInfo, hostInfo } = this.owner;
     const shape = BigInt64Array.from(dims, BigInt);
     const value = handles.take((out) =>
       handles.api.createTensorWithData(
-        memoryInfo,
+        onHost ? hostInfo : memoryInfo,
         buffer.at(start),
         count * buffer.bytesPerElement,
         shape,
@@ -207,6 +213,7 @@ class CudaDevice implements Device {
   readonly cuda: CudaApi;
   readonly memoryInfo: Pointer;
   readonly pinnedInfo: Pointer;
+  readonly hostInfo: Pointer;
   readonly runOptions: Pointer;
   private readonly stream: Pointer;
   private readonly operators: string | null;
@@ -233,6 +240,8 @@ class CudaDevice implements Device {
       handles.take((out) =>
         api.createMemoryInfo('CudaPinned', DEVICE_ALLOCATOR, options.deviceId, MEMORY_CPU_OUTPUT, out),
       );
+    this.hostInfo =
+      first?.hostInfo ?? handles.take((out) => api.createCpuMemoryInfo(DEVICE_ALLOCATOR, MEMORY_DEFAULT, out));
     this.runOptions = handles.take((out) => api.createRunOptions(out));
     // The host waits where it needs a result, not at the end of each run.
     api.addRunConfigEntry(this.runOptions, 'disable_synchronize_execution_providers', '1');
@@ -321,7 +330,7 @@ class CudaDevice implements Device {
     this.cuda.cudaMemcpyAsync(own(to).at(toStart), buffer.at(0), bytes, COPY_DEFAULT, this.stream);
   }
 
-  capture(enqueue: () => void): Sequence {
+  capture(enqueue: () => void, sources?: readonly PinnedArray[]): Sequence {
     const { cuda, handles, stream } = this;
     cuda.cudaStreamBeginCapture(stream, CAPTURE_RELAXED);
     const graph = new BigUint64Array(1);
@@ -335,12 +344,42 @@ class CudaDevice implements Device {
     // Work that went to another stream ran at once and would be missing from every launch.
     if (nodes[0] === 0n)
       throw new RuntimeFailure('capture', 'the CUDA provider does not run on the stream it was given');
+    if (sources !== undefined) {
+      const objection = this.objectionTo(graph[0] as Pointer, Number(nodes[0]), sources);
+      if (objection !== null) {
+        cuda.cudaGraphDestroy(graph[0] as Pointer);
+        throw new RuntimeFailure('capture', objection);
+      }
+    }
     const executable = handles.take((out) => cuda.cudaGraphInstantiate(out, graph[0] as Pointer, 0));
     cuda.cudaGraphDestroy(graph[0] as Pointer);
     return {
       launch: () => cuda.cudaGraphLaunch(executable, stream),
       release: () => handles.give(cuda.cudaGraphExecDestroy, executable),
     };
+  }
+
+  /** Why launching a captured graph later would not do what enqueueing it did. Null: nothing was found. */
+  private objectionTo(graph: Pointer, count: number, sources: readonly PinnedArray[]): string | null {
+    const { cuda } = this;
+    const nodes = new BigUint64Array(count);
+    cuda.cudaGraphGetNodes(graph, nodes, BigUint64Array.of(BigInt(count)));
+    const known = new Set(sources.map((array) => own(array).at(0)));
+    const type = new Int32Array(1);
+    for (const node of nodes) {
+      cuda.cudaGraphNodeGetType(node, type);
+      // In a callback the runtime gives memory back, which a second launch would do again.
+      if (type[0] === NODE_HOST) return 'the runtime calls back to the host';
+      if (type[0] !== NODE_COPY) continue;
+      const copy = new BigUint64Array(32);
+      cuda.cudaGraphMemcpyNodeGetParams(node, copy);
+      const from = copy[COPY_SOURCE_WORD] as Pointer;
+      if (known.has(from)) continue;
+      const attributes = new Int32Array(64);
+      cuda.cudaPointerGetAttributes(attributes, from);
+      if (attributes[0] !== POINTER_DEVICE) return "the runtime copies from the host's memory";
+    }
+    return null;
   }
 
   marker(): Marker {
@@ -369,6 +408,7 @@ class CudaDevice implements Device {
     if (this.first !== null) return;
     handles.give(handles.api.releaseMemoryInfo, this.memoryInfo);
     handles.give(handles.api.releaseMemoryInfo, this.pinnedInfo);
+    handles.give(handles.api.releaseMemoryInfo, this.hostInfo);
     handles.release();
   }
 }

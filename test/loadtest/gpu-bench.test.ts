@@ -22,6 +22,8 @@ test('each part starts a program that is there, reads what is made before it, an
   const written = new Set<string>();
   for (const [name, { command, results }] of Object.entries(PARTS)) {
     const [program, file = '', ...args] = command(paths);
+    // Built where nvcc is.
+    if (program === join(ROOT, '.gpu/lib/kernel-test')) continue;
     assert.ok(program === process.execPath || program === 'python3', name);
     assert.ok(existsSync(file), `${name}: ${file}`);
     for (const result of results) {
@@ -51,5 +53,5 @@ test('no GPU, no such part: a line that says so', () => {
   assert.match(none.stderr, /^gpu:bench: there is no GPU to measure on \(nvidia-smi: .*npm run gpu:bench -- pack\n$/);
   const unknown = bench('scoer');
   assert.equal(unknown.status, 2);
-  assert.match(unknown.stderr, /there is no part scoer: choose of score, translate/);
+  assert.match(unknown.stderr, /there is no part scoer: choose of kernels, score, translate/);
 });
