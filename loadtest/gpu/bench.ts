@@ -13,7 +13,7 @@ import { saveResult } from '../results.js';
 import { type BenchPaths, PARTS, type Part, TEXTS_SEED } from './bench-parts.js';
 
 const ROOT = fileURLToPath(new URL('../../..', import.meta.url));
-const USAGE = `Usage: npm run gpu:bench -- [PART ...] [--device cuda:N] [--models FOLDER] [--python PYTHON]
+const USAGE = `Usage: npm run gpu:bench -- [PART ...] [--device cuda:N] [--models FOLDER] [--python PYTHON] [--provider-unverified]
        npm run gpu:bench -- pack
 
 Measures on this machine's GPU and writes loadtest/results/gpu-TIME.json. Parts, all of them unless some are named:
@@ -22,6 +22,7 @@ ${Object.entries(PARTS)
   .map(([name, { help }]) => `  ${name.padEnd(17)}${help}`)
   .join('\n')}
 
+--provider-unverified takes the CUDA provider that is there, such as one that was pruned to travel.
 pack makes .gpu/parts for a bare machine instead: loadtest/gpu/unpack.sh puts them together there.
 `;
 
@@ -34,6 +35,7 @@ async function main(argv: readonly string[]): Promise<number> {
       device: { type: 'string', default: 'cuda:0' },
       models: { type: 'string', default: join(ROOT, 'models') },
       python: { type: 'string', default: process.env.PONDER_PYTHON ?? 'python3' },
+      'provider-unverified': { type: 'boolean', default: false },
       help: { type: 'boolean', default: false },
     },
   });
@@ -45,7 +47,7 @@ async function main(argv: readonly string[]): Promise<number> {
   const unknown = names.find((name) => !Object.hasOwn(PARTS, name));
   const refused =
     unknown === undefined
-      ? await refusal(values.python)
+      ? await refusal(values.python, values['provider-unverified'])
       : `there is no part ${unknown}: choose of ${Object.keys(PARTS).join(', ')}`;
   if (refused !== null) {
     process.stderr.write(`gpu:bench: ${refused}\n`);
@@ -69,11 +71,12 @@ async function main(argv: readonly string[]): Promise<number> {
 }
 
 /** Why nothing can be measured here, with what to do; null: it can. */
-async function refusal(python: string): Promise<string | null> {
+async function refusal(python: string, unverified: boolean): Promise<string | null> {
   const found = await gpus();
   if (typeof found === 'string')
     return `there is no GPU to measure on (nvidia-smi: ${found}); for another machine: npm run gpu:bench -- pack`;
-  if ((await call(process.execPath, [join(ROOT, 'dist/src/main.js'), 'gpu-install', '--check'])) !== 0)
+  const check = [join(ROOT, 'dist/src/main.js'), 'gpu-install', '--check'];
+  if (!unverified && (await call(process.execPath, check)) !== 0)
     return 'the above is missing: run npm run gpu:install, and what it tells';
   if (existsSync(join(ROOT, '.gpu/inputs/references.json'))) return null;
   if ((await call(python, [join(ROOT, 'export/gpu_inputs.py'), join(ROOT, '.gpu/inputs')])) === 0) return null;

@@ -14,4 +14,7 @@ xz -T0 -dc have/provider.xz > "$lib/libonnxruntime_providers_cuda.so"
 for model in ../models/*; do
   mkdir -p "run/models/$(basename "$model")" && cp -n "$model"/* "run/models/$(basename "$model")/"
 done
+# What gpu:bench looks for beside the server: the Python of the comparison, the texts, the kernels' test.
+ln -sfn ../../export run/export
+mkdir -p run/.gpu && ln -sfn ../../inputs run/.gpu/inputs && ln -sfn ../../lib run/.gpu/lib
 echo 'ready: .gpu/run'
