@@ -579,7 +579,7 @@ float time_of(const std::function<void()>& run) {
 /// A layer of 8 heads of 64 with S = 8192 as of the published model: each head at its own span, and all at the widest. Multiplications of what a
 /// query sees, ramp included.
 void time_spans(int u) {
-  const std::vector<int> ramp = {48}, upper = {80, 128, 208, 336, 544, 864, 1376, 2208}, widest = {2240};
+  const std::vector<int> ramp = {48}, upper = {64, 112, 160, 256, 400, 624, 992, 1552}, widest = {1600};
   const std::vector<std::tuple<const char*, std::vector<int>, std::vector<int>>> layers = {
       {"at the ramp", {8}, ramp}, {"per head", std::vector<int>(8, 1), upper}, {"at the widest", {8}, widest}};
   for (const auto& [what, heads, spans] : layers) {
