@@ -1,4 +1,5 @@
-"""The functions of a whole layer with attention spans, alone, against plain loops: units with windows of their own, and the zero row before a text."""
+"""The functions of a whole layer with attention spans, alone, against plain loops: units with windows of their own, and the zero row
+before a text."""
 
 from __future__ import annotations
 
