@@ -2,7 +2,7 @@
 // keys and values come through the window a chunk at a time, and the softmax is kept running.
 //
 // A score is q . (k[j] + p[j - i]) + bias. The second product has its own row of the position table for every diagonal: a thread that holds a
-// grid of 4 queries (4 apart) by 4 keys (8 apart) meets 10 diagonals instead of 16. Rows of the table lie in a ring of which each chunk renews a part.
+// grid of 4 queries (4 apart) by 4 keys (8 apart) meets 10 diagonals instead of 16. Rows of the table lie in a ring; each chunk renews a part of it.
 //
 // The keys of a long span are cut into segments, a block each, whose sums a second kernel adds up: otherwise the longest span of a few units would
 // keep most of the device waiting.
