@@ -220,7 +220,7 @@ def window_tables(s: SpanShape, groups_by_layer: list[list[dict]]) -> list[str]:
 
 def layer_by_groups(s: SpanShape, i: int, groups: list[dict], p: Precision) -> list[str]:
     """A layer in ONNX's own operators, from x{i} to x{i + 1}."""
-    d, dh, ai, x = s.d_model, s.d_head, functions.DOMAIN, f"x{i}"
+    dh, ai, x = s.d_head, functions.DOMAIN, f"x{i}"
     lines = [*p.quantised(x), *p.product(x, f"l{i}.qkv", f"qkv{i}"), f"q{i}, k{i}, v{i} = Split <axis = 1> (qkv{i}, thirds)"]
     if s.dynamic:
         lines += dynamic_spans(s, i)

@@ -1,8 +1,8 @@
 """The operators of `cuda/span.cu` that do a whole layer at once, as model-local functions: what the graphs of precision float32 call.
 
-A layer has n groups of heads (adaptive_span_onnx.py), and an operator as many pools and windows; its name says how many. Up to SPAN_GROUPS_MAX of
-cuda/span.h have a kernel. One launch then serves
-heads of all spans, where one a group would take as long as its widest head does, however few units there are.
+A layer has n groups of heads (adaptive_span_onnx.py), and an operator as many pools and windows; its name says how many. Up to
+SPAN_GROUPS_MAX of cuda/span.h have a kernel. One launch then serves heads of all spans, where one a group would take as long as its
+widest head does, however few units there are.
 
 Notation: u units of m tokens, r = u m rows, d width, s keys before a unit, S positions of the table.
 """

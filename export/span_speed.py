@@ -8,9 +8,9 @@ not depend on what the weights are. `npm run loadtest -- spans --models OUT` com
 widest, rounded to 64, as the published code trims. The two take turns in one process; ratios are taken round by round. With
 one thread, CPU time is the work itself, whatever else the machine does.
 
-`graphs` writes the same two for loadtest/gpu/span-attention.ts, as the GPU runs them: one operator a layer. Its kernel leaves out what a head's
-own span hides, which the published code does not; so the heads of `widest` have the layer's widest span, and `widest-masked` tells what the kernel
-saves there by itself.
+`graphs` writes the same two for loadtest/gpu/span-attention.ts, as the GPU runs them: one operator a layer. Its kernel leaves out what a
+head's own span hides, which the published code does not; so the heads of `widest` have the layer's widest span, and `widest-masked` tells
+what the kernel saves there by itself.
 """
 
 from __future__ import annotations
@@ -182,7 +182,9 @@ def write_graphs(out: Path, s: SpanShape, keys: list[list[int]]) -> None:
         model = build(layer_graph(s, groups, name.replace("-", "")), constants, (*span_functions(s), *called))
         export.place(model, places, "weights.bin")
         (out / f"{name}.onnx").write_bytes(model.SerializeToString(deterministic=True))
-    groups_of = {name: [[{"heads": len(g["heads"]), "span": g["span"]} for g in layer] for layer in groups] for name, (groups, _) in variants.items()}
+    groups_of = {
+        name: [[{"heads": len(g["heads"]), "span": g["span"]} for g in layer] for layer in groups] for name, (groups, _) in variants.items()
+    }
     shape = {"layers": s.layers, "heads": s.heads, "d_model": s.d_model, "span_max": s.span_max, "ramp": s.ramp}
     plan = {"shape": shape, "mean_keys": float(np.mean(keys)), "keys": keys, "groups": groups_of}
     (out / "plan.json").write_text(json.dumps(plan, indent=1) + "\n")

@@ -55,10 +55,17 @@ class Call {
     if (to != from) cudaMemcpyAsync(to, from, count * sizeof(T), cudaMemcpyDeviceToDevice, stream());
     return to;
   }
-  /// Runs `with` on so many numbers of the device's memory, which are given back once all is enqueued: what comes later on the stream may have them.
+  /// Runs `with` on so many numbers of the device's memory, or on null where there is none to have. They are given back once all is enqueued: what
+  /// comes later on the stream may have them.
   void with_scratch(size_t numbers, const std::function<void(float*)>& with) {
     if (numbers == 0) return with(nullptr);
-    Ort::Allocator allocator = context_.GetAllocator(*context_.GetInput(0).GetTensorMemoryInfo());
+    Ort::Allocator allocator{nullptr};
+    try {
+      allocator = context_.GetAllocator(*context_.GetInput(0).GetTensorMemoryInfo());
+    } catch (const Ort::Exception&) {
+      // The runtime knows no allocator for where the input lies: slower without, and right all the same.
+      return with(nullptr);
+    }
     void* memory = allocator.Alloc(numbers * sizeof(float));
     with(static_cast<float*>(memory));
     allocator.Free(memory);

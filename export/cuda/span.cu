@@ -2,7 +2,7 @@
 // keys and values come through the window a chunk at a time, and the softmax is kept running.
 //
 // A score is q . (k[j] + p[j - i]) + bias. The second product has its own row of the position table for every diagonal: a thread that holds a
-// grid of 4 queries (4 apart) by 4 keys (8 apart) meets 10 diagonals instead of 16. Rows of the table lie in a ring of which each chunk renews a part.
+// grid of 4 queries (4 apart) by 4 keys (8 apart) meets 10 diagonals instead of 16. Rows of the table lie in a ring; each chunk renews a part of it.
 //
 // The keys of a long span are cut into segments, a block each, whose sums a second kernel adds up: otherwise the longest span of a few units would
 // keep most of the device waiting.
@@ -467,18 +467,20 @@ bool aligned(const SpanAttention& io) {
   return io.q_unit % 4 == 0 && io.q_head % 4 == 0 && io.q_row % 4 == 0 && io.out_row % 4 == 0;
 }
 
-/// A thread four numbers of a row's keys, or of its values.
+/// A block a row.
 __global__ void write_spans_kernel(const __grid_constant__ SpanAttention io, const float* from, int d, int stride) {
-  const int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
-  const int row = static_cast<int>(i / (2 * d)), at = static_cast<int>(i % (2 * d));
-  if (row >= io.u * io.m) return;
-  const bool value = at >= d;
-  int column = value ? at - d : at, g = 0;
-  while (column >= io.groups[g].heads * io.d_head) column -= io.groups[g++].heads * io.d_head;
-  const SpanGroup& group = io.groups[g];
-  const int unit = row / io.m, own = row % io.m;
-  const int64_t to = group.window[static_cast<int64_t>(unit) * (group.s + io.m) + group.s + own];
-  (value ? group.values : group.keys)[to * group.heads * io.d_head + column] = from[static_cast<int64_t>(row) * stride + at];
+  const int row = blockIdx.x, unit = row / io.m, own = row % io.m;
+  from += static_cast<int64_t>(row) * stride;
+  for (int g = 0, first = 0; g < io.group_count; g++) {
+    const SpanGroup& group = io.groups[g];
+    const int columns = group.heads * io.d_head;
+    const int64_t to = group.window[static_cast<int64_t>(unit) * (group.s + io.m) + group.s + own] * static_cast<int64_t>(columns);
+    for (int j = threadIdx.x; j < columns; j += blockDim.x) {
+      group.keys[to + j] = from[first + j];
+      group.values[to + j] = from[d + first + j];
+    }
+    first += columns;
+  }
 }
 
 __device__ float sum_over_warp(float x) {
@@ -504,11 +506,14 @@ __global__ void add_normalise_kernel(const float* x, const float* y, const float
   for (int j = lane; j < d; j += 32) out[start + j] = (at(j) - mean) * inverse * gain[j] + shift[j];
 }
 
-__global__ void add_relu_kernel(const float* x, const float* bias, int64_t count, int n, float* y) {
-  const int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
-  // Written so that what is no number stays none.
-  const float sum = i < count ? x[i] + bias[i % n] : 0.0f;
-  if (i < count) y[i] = sum < 0 ? 0.0f : sum;
+/// A block a row.
+__global__ void add_relu_kernel(const float* x, const float* bias, int n, float* y) {
+  const int64_t start = static_cast<int64_t>(blockIdx.x) * n;
+  for (int j = threadIdx.x; j < n; j += blockDim.x) {
+    // Written so that what is no number stays none.
+    const float sum = x[start + j] + bias[j];
+    y[start + j] = sum < 0 ? 0.0f : sum;
+  }
 }
 
 }  // namespace
@@ -539,9 +544,8 @@ void span_attention(const SpanAttention& given, cudaStream_t stream) {
 }
 
 void write_spans(const SpanAttention& io, const float* from, int d, int stride, cudaStream_t stream) {
-  const int64_t numbers = static_cast<int64_t>(io.u) * io.m * 2 * d;
-  if (numbers == 0) return;
-  write_spans_kernel<<<static_cast<unsigned>((numbers + 255) / 256), 256, 0, stream>>>(io, from, d, stride);
+  if (io.u * io.m == 0) return;
+  write_spans_kernel<<<io.u * io.m, 128, 0, stream>>>(io, from, d, stride);
 }
 
 void add_normalise(const float* x, const float* y, const float* bias, const float* gain, const float* shift, int rows, int d, float epsilon,
@@ -551,9 +555,8 @@ void add_normalise(const float* x, const float* y, const float* bias, const floa
 }
 
 void add_relu(const float* x, const float* bias, int rows, int n, float* y, cudaStream_t stream) {
-  const int64_t count = static_cast<int64_t>(rows) * n;
-  if (count == 0) return;
-  add_relu_kernel<<<static_cast<unsigned>((count + 255) / 256), 256, 0, stream>>>(x, bias, count, n, y);
+  if (rows == 0 || n == 0) return;
+  add_relu_kernel<<<rows, 256, 0, stream>>>(x, bias, n, y);
 }
 
 }  // namespace ponder

@@ -480,7 +480,7 @@ struct SpanLayer {
 
   float* hold(const std::vector<float>& from) { return *memory.emplace_back(new Device<float>(from)); }
 
-  SpanLayer(int d_head, std::vector<int> heads_of, std::vector<int> spans_of, int u, int m, Bias kind, float ramp = 32, std::vector<float> spans_z = {})
+  SpanLayer(int d_head, std::vector<int> heads_of, std::vector<int> spans_of, int u, int m, Bias kind, std::vector<float> spans_z = {})
       : heads(std::move(heads_of)), spans(std::move(spans_of)) {
     int total = 0;
     for (int h : heads) total += h;
@@ -502,7 +502,7 @@ struct SpanLayer {
     io.out_row = width;
     io.pe_stride = s_max;
     io.cap = hold(cap);
-    io.ramp = ramp;
+    io.ramp = 32;
     io.z_row = kind == Bias::span_by_query ? total : 0;
     const float *d_pe = hold(pe), *d_z = hold(z);
     int first = 0;
@@ -510,7 +510,9 @@ struct SpanLayer {
       const int s = spans[g], h = heads[g], pool = 1 + u * (s + m), longest = s + m;
       SpanGroup& group = io.groups[g];
       auto fill = [&] {
-        auto rows_of = floats(static_cast<size_t>(pool) * h * d_head, 0.4f);
+        const size_t count = static_cast<size_t>(pool) * h * d_head;
+        // Where only time counts, hundreds of millions of numbers are not drawn one by one.
+        auto rows_of = spans_z.empty() ? floats(count, 0.4f) : std::vector<float>(count, 0.3f);
         std::fill_n(rows_of.begin(), h * d_head, 0.0f);
         return rows_of;
       };
@@ -597,6 +599,7 @@ struct SpanLayer {
 void test_span_attention(int d_head, std::vector<int> heads, std::vector<int> spans, int u, int m, Bias kind) {
   SpanLayer layer(d_head, heads, spans, u, m, kind);
   span_attention(layer.io, 0);
+  ok(cudaGetLastError());
   static const char* kinds[] = {"bias", "bias by query", "span", "span by query"};
   const std::string what = "span_attention: head " + std::to_string(d_head) + ", " + std::to_string(u) + " x " + std::to_string(m) + ", " +
                            std::to_string(heads.size()) + " groups to " + std::to_string(spans.back()) + ", " + kinds[static_cast<int>(kind)];
@@ -685,35 +688,48 @@ void test_spans() {
   test_add_normalise();
 }
 
+/// Microseconds of a launch, one after another.
+float time_of(const std::function<void()>& run) {
+  cudaEvent_t began, ended;
+  cudaEventCreate(&began);
+  cudaEventCreate(&ended);
+  const int times = 30;
+  for (int i = 0; i < 5; i++) run();
+  cudaEventRecord(began, 0);
+  for (int i = 0; i < times; i++) run();
+  cudaEventRecord(ended, 0);
+  ok(cudaEventSynchronize(ended));
+  ok(cudaGetLastError());
+  float ms = 0;
+  cudaEventElapsedTime(&ms, began, ended);
+  return ms / times * 1000;
+}
+
 /// A layer of 8 heads of 64 with S = 8192 as of the published model: each head at its own span, and all at the widest. Multiplications of what a
 /// query sees, ramp included.
 void time_spans(int u) {
-  const std::vector<int> ramp = {48}, upper = {80, 128, 208, 336, 544, 864, 1376, 2208}, widest = {2240};
+  const std::vector<int> ramp = {48}, upper = {64, 112, 160, 256, 400, 624, 992, 1552}, widest = {1600};
   const std::vector<std::tuple<const char*, std::vector<int>, std::vector<int>>> layers = {
       {"at the ramp", {8}, ramp}, {"per head", std::vector<int>(8, 1), upper}, {"at the widest", {8}, widest}};
   for (const auto& [what, heads, spans] : layers) {
     std::vector<float> z;
     for (size_t g = 0; g < heads.size(); g++) z.insert(z.end(), heads[g], static_cast<float>(spans[g] - 32));
-    SpanLayer layer(64, heads, spans, u, 64, Bias::span, 32, z);
+    SpanLayer layer(64, heads, spans, u, 64, Bias::span, z);
     for (auto& one : layer.cap) one = 1e9f;
     Device<float> uncapped(layer.cap);
     layer.io.cap = uncapped;
-    cudaEvent_t began, ended;
-    cudaEventCreate(&began);
-    cudaEventCreate(&ended);
-    const int times = 30;
-    for (int i = 0; i < 5; i++) span_attention(layer.io, 0);
-    cudaEventRecord(began, 0);
-    for (int i = 0; i < times; i++) span_attention(layer.io, 0);
-    cudaEventRecord(ended, 0);
-    ok(cudaEventSynchronize(ended));
-    float ms = 0;
-    cudaEventElapsedTime(&ms, began, ended);
+    const float us = time_of([&] { span_attention(layer.io, 0); });
     double keys = 0;
     for (size_t g = 0; g < heads.size(); g++) keys += static_cast<double>(heads[g]) * spans[g];
     const double flops = 2.0 * 3 * 64 * 64 * u * keys;
-    std::printf("span_attention, %d units of 64, 8 heads %s: %.1f us, %.1f TFLOP/s useful\n", u, what, ms / times * 1000, flops / (ms / times * 1e-3) / 1e12);
+    std::printf("span_attention, %d units of 64, 8 heads %s: %.1f us, %.1f TFLOP/s useful\n", u, what, us, flops / us / 1e6);
   }
+  const int rows = 64 * u, d = 512, ffn = 2048;
+  SpanLayer layer(64, std::vector<int>(8, 1), upper, u, 64, Bias::span, std::vector<float>(8, 48.0f));
+  Device<float> x(static_cast<size_t>(rows) * ffn), y(static_cast<size_t>(rows) * ffn), of_column(ffn);
+  std::printf("%d rows: write_spans %.1f us,", rows, time_of([&] { write_spans(layer.io, layer.rows->data + d, d, 3 * d, 0); }));
+  std::printf(" add_normalise %.1f us,", time_of([&] { add_normalise(x, y, of_column, of_column, of_column, rows, d, 1e-5f, y, 0); }));
+  std::printf(" add_relu %.1f us\n", time_of([&] { add_relu(x, of_column, rows, ffn, y, 0); }));
 }
 
 /// A step of `lanes` x `length` positions, all running, as the graph makes it.
