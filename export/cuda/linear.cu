@@ -51,6 +51,15 @@ void* workspace(cudaStream_t stream) {
   return memory;
 }
 
+void forget_workspace(cudaStream_t stream) {
+  Library& l = library();
+  const std::lock_guard<std::mutex> lock(library_mutex);
+  const auto found = l.workspaces.find(stream);
+  if (found == l.workspaces.end()) return;
+  cudaFree(found->second);
+  l.workspaces.erase(found);
+}
+
 struct Layouts {
   cublasLtMatrixLayout_t w, x, y;
 };
@@ -164,11 +173,15 @@ struct Linear::Choice {
     return least;
   }
 
-  /// The fastest of cuBLASLt's candidates at tuned_rows, timed on buffers of its own.
-  void choose(const __half* w, cudaStream_t stream) {
+  /// The fastest of cuBLASLt's candidates at tuned_rows, timed on buffers and a stream of its own: the default stream can't be captured.
+  void choose(const __half* w, cudaStream_t callers) {
     const size_t x_bytes = sizeof(__half) * tuned_rows * k, y_bytes = sizeof(float) * tuned_rows * n;
     __half* x = nullptr;
     float *y = nullptr, *residual = nullptr;
+    cudaStream_t stream = nullptr;
+    // What the caller has enqueued before may be what makes the weights.
+    check(cudaStreamSynchronize(callers), "timing a product");
+    check(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "timing a product");
     check(cudaMalloc(&x, x_bytes), "tuning buffer");
     check(cudaMalloc(&y, y_bytes), "tuning buffer");
     check(cudaMalloc(&residual, y_bytes), "tuning buffer");
@@ -188,6 +201,8 @@ struct Linear::Choice {
     cudaFree(x);
     cudaFree(y);
     cudaFree(residual);
+    forget_workspace(stream);
+    cudaStreamDestroy(stream);
   }
 
   const cublasLtMatmulAlgo_t& algorithm_for(int rows, const __half* w, cudaStream_t stream) {

@@ -4,6 +4,7 @@
  */
 import koffi from 'koffi';
 import { RuntimeFailure } from './backend.js';
+import { loadNative } from './native-calls.js';
 import type { Pointer } from './ort-api.js';
 
 /** name: C parameters; every function returns a cudaError_t. */
@@ -76,11 +77,11 @@ export function cudaApi(): CudaApi {
   return loaded;
 }
 
-function openFirst(files: readonly string[]): ReturnType<typeof koffi.load> {
+function openFirst(files: readonly string[]): ReturnType<typeof loadNative> {
   const reasons: string[] = [];
   for (const file of files) {
     try {
-      return koffi.load(file);
+      return loadNative(file);
     } catch (error) {
       reasons.push((error as Error).message);
     }

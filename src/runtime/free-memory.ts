@@ -3,7 +3,7 @@
  * of a thread that is gone stays in that thread's arena, where its successor does not look: without this each killed engine left up to
  * 200 MB resident.
  */
-import koffi from 'koffi';
+import { loadNative } from './native-calls.js';
 
 let trim: ((pad: number) => number) | null | undefined;
 
@@ -17,7 +17,7 @@ export function trimFreeMemory(): void {
 function loadTrim(): typeof trim {
   if (process.platform !== 'linux') return null;
   try {
-    return koffi.load('libc.so.6').func('int malloc_trim(size_t pad)') as (pad: number) => number;
+    return loadNative('libc.so.6').func('int malloc_trim(size_t pad)') as (pad: number) => number;
   } catch {
     return null;
   }

@@ -7,6 +7,7 @@ import { createRequire } from 'node:module';
 import path from 'node:path';
 import koffi from 'koffi';
 import { RuntimeFailure } from './backend.js';
+import { loadNative } from './native-calls.js';
 
 export type Pointer = bigint;
 type Status = Pointer | null;
@@ -15,9 +16,6 @@ const API_VERSION = 17;
 
 const RTLD_NOW = 2;
 const RTLD_NODELETE = 0x1000;
-
-// Creating a session runs deep in native code and overflows koffi's default stack of 1 MiB.
-const NATIVE_STACK_BYTES = 8 << 20;
 
 /** name: [index in OrtApi, C signature without the leading `OrtStatus *name`]. Releases return nothing. */
 const SIGNATURES = {
@@ -106,11 +104,10 @@ export function ortLibraryFile(): string {
 /** The function table, loaded once a process (or worker). Throws RuntimeFailure when the library can't be loaded. */
 export function ortApi(): OrtApi {
   if (loaded !== null) return loaded;
-  koffi.config({ sync_stack_size: NATIVE_STACK_BYTES, async_stack_size: NATIVE_STACK_BYTES });
   const file = ortLibraryFile();
   let base: Pointer;
   try {
-    const lib = koffi.load(file);
+    const lib = loadNative(file);
     held.push(lib);
     pin(file);
     base = lib.func('void *OrtGetApiBase()')() as Pointer;
