@@ -2,7 +2,6 @@
  * The CUDA runtime as typed functions, from the library that ONNX Runtime's CUDA provider needs anyway. Every call that fails throws a
  * RuntimeFailure with CUDA's own words. Nothing is loaded before the first call of `cudaApi`.
  */
-import koffi from 'koffi';
 import { RuntimeFailure } from './backend.js';
 import { loadNative } from './native-calls.js';
 import type { Pointer } from './ort-api.js';
