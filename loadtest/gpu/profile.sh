@@ -1,17 +1,20 @@
 #!/usr/bin/env bash
-# On the GPU machine, after unpack.sh: time of every kernel of a saturated run, by ncu. usage: profile.sh OUT [score|translate] [SKIP] [COUNT]
+# On the GPU machine, after unpack.sh: time of every kernel of a saturated run, by ncu. usage: profile.sh OUT [score|translate|span] [SKIP] [COUNT]
 set -uo pipefail
 cd "$(dirname "$0")/../../.gpu/run"
 out=$1 what=${2:-score}
 case $what in
   score) run=(measure.js ../inputs/windows.json) ;;
   translate) run=(measure-translation.js ../inputs/sources.json) ;;
-  *) echo "profile.sh: $what is neither score nor translate" >&2 && exit 2 ;;
+  span) run=(measure-span.js ../inputs/wikipedia.txt) ;;
+  *) echo "profile.sh: $what is none of score, translate and span" >&2 && exit 2 ;;
 esac
+options=()
+[ "$what" = span ] && options=(-- --queue-lanes-max 100000 --precision float32)
 export LD_LIBRARY_PATH=/usr/local/cuda/lib64${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
 timeout 200 ncu --graph-profiling node --cache-control none --clock-control none --target-processes all \
   --metrics gpu__time_duration.sum --csv --launch-skip "${3:-12000}" --launch-count "${4:-600}" \
-  ./node "dist/loadtest/gpu/${run[0]}" "${run[1]}" /tmp/profiled --models models --device cuda:0 --device-cohorts 1 > "$out/profile-$what.csv" 2> "$out/profile-$what.err"
+  ./node "dist/loadtest/gpu/${run[0]}" "${run[1]}" /tmp/profiled "${options[@]}" --models models --device cuda:0 --device-cohorts 1 > "$out/profile-$what.csv" 2> "$out/profile-$what.err"
 tail -3 "$out/profile-$what.err"
 python3 - "$out/profile-$what.csv" <<'PY'
 import csv, re, sys
