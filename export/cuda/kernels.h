@@ -155,9 +155,14 @@ struct LogitGroups {
   float *peaks, *sums;
   int32_t* ids;
 };
-/// Rows x words of a block: 64 x 64, 128 x 128, 128 x 256. All give the same numbers.
+/// Rows x words of a block: 64 x 64, 128 x 128, 128 x 256. All give the same numbers. `by_rows`: as is fastest on this device, which may be Hopper's path.
 enum class LogitTiles { by_rows, small, medium, large };
 void logit_groups(const LogitGroups& io, cudaStream_t stream, LogitTiles tiles = LogitTiles::by_rows);
+
+/// Whether a device and a width have the path of `logits_hopper.cu`: compute capability 9.0, d a multiple of 64.
+bool hopper_has(const LogitGroups& io);
+/// The same by that path, in tiles of 128 rows and 64, 128 or 256 words, 0 for as many as is fastest. All give the same numbers. Throws std::runtime_error.
+void hopper_logit_groups(const LogitGroups& io, int words, cudaStream_t stream);
 
 /// log softmax(logits)[target] of such groups, which `logit_groups` has filled.
 void grouped_target_logprob(const LogitGroups& io, const int32_t* targets, float* logprob, cudaStream_t stream);
