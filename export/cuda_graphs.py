@@ -39,8 +39,8 @@ def weights(to: str, *names: str) -> list[str]:
     ]
 
 
-# Rows that the products of a step are tuned for: steps of a language model and of an encoder are filled by many positions, a decoder's has a row
-# a sentence.
+# Rows that the products of a step are tuned for: steps of a language model and of an encoder are filled by many positions, a decoder's
+# has a row a sentence.
 MANY_ROWS = 4096
 DECODER_ROWS = 256
 
@@ -261,7 +261,7 @@ def graph_texts(config: dict) -> dict[str, str]:
         "decoder_step": decoder_step_graph(config),
         "decoder_finish": decoder_finish_graph(config),
         "decoder_seat": seat_graph(),
-        "decoder_advance": advance_graph(config["eos"], "decoder_advance", plans=1),
-        "decoder_settle": advance_graph(config["eos"], "decoder_settle", plans=0),
+        "decoder_advance": advance_graph(config, "decoder_advance", plans=1),
+        "decoder_settle": advance_graph(config, "decoder_settle", plans=0),
         "decoder_best": decoder_best_graph(config),
     }

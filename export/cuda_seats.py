@@ -3,7 +3,7 @@
 A *seat* is a row of int32 [16]: one sentence that is decoded greedily, at one position, of which a step is computed at a time. Columns:
 
     0 running     1 while the sentence decodes              8, 9  memory_first, memory_count: its keys in memory_key_index
-    1 planned     1 if the tables hold a row of it         10     base: its first cache row; position j at depth t is base + j max_steps + t - 1
+    1 planned     1 if the tables hold a row of it         10     base: its first cache row, see below
     2 position    of the token in work                     11     limits: max_steps * 256 + min_steps
     3 steps_here  done at that position                    12     tokens_max
     4 token       that is read there                       13...  unused
@@ -12,10 +12,13 @@ A *seat* is a row of int32 [16]: one sentence that is decoded greedily, at one p
     7 renew       step of the position before whose key and value are renewed with this one's first step; 0: none
 
 Between two steps each seat goes on by itself: where the position halted, its best token is said and read next, until it is the end of the
-sentence or there are tokens_max. Position p has its state in slot 2 seat + p mod 2, since it is renewed while its child already runs.
+sentence or there are tokens_max. Position p at depth t has its key in cache row base + p max_steps + t - 1. Its state is in slot
+2 seat + p mod 2, since a position is renewed while its child already runs.
 """
 
 from __future__ import annotations
+
+import math
 
 from functions import DOMAIN
 
@@ -44,12 +47,15 @@ def seat_sentences() -> str:
 def advance_seats() -> str:
     """What the step before decided of each seat, and the tables of the next; `plans` 0: there is no next, and only what was decided counts.
 
-    seats [r, 16]; key_depths [r, c]: depths that position j has a key for, min(N_j + 1, max_steps); halted [r, 1], remainder [r, 1],
-    logprob [r, 1], id [r, 1] int32: of the step before; said_ids [r, c, 2] = token, depth; said_numbers [r, c, 2] = log-probability, remainder.
-    The tables: active, renewed, begin [r, 8], ids [r], key_index [r c], seen [r, 2], slots [r], in which row i is seat i or padding."""
+    seats [r, 16]; key_depths [r, c]: depths that position j has a key for, min(N_j + 1, max_steps); halted, remainder, logprob, id
+    [r, 1]: of the step before; said_ids [r, c, 2] = token, depth; said_numbers [r, c, 2] = log-probability, remainder. The tables: active,
+    renewed [r, 8], key_index [r c], seen [r, 2], slots [r], in which row i is seat i or padding. A position that begins has its state made
+    as StartRows makes it."""
     return f"""
-    AdvanceSeats <eos, plans> (seats, key_depths, halted, remainder, logprob, id, said_ids, said_numbers)
-      => (seats_out, key_depths_out, said_ids_out, said_numbers_out, active, renewed, begin, ids, key_index, seen, slots) {{
+    AdvanceSeats <eos, plans, factor> (seats, key_depths, halted, remainder, logprob, id, said_ids, said_numbers,
+        emb, scale, state, accumulator, halting)
+      => (seats_out, key_depths_out, said_ids_out, said_numbers_out, active, renewed, key_index, seen, slots, state_out, accumulator_out,
+          halting_out) {{
       zero = Constant <value = int32 {{0}}> ()
       one = Constant <value = int32 {{1}}> ()
       two = Constant <value = int32 {{2}}> ()
@@ -131,9 +137,12 @@ def advance_seats() -> str:
       active = Where (runs, row, blank)
       at_first = Equal (steps_now, zero)
       begins = And (runs, at_first)
-      begin = Where (begins, row, blank)
-      read = Where (begins, token_now, zero)
+      starts = And (begins, there_is_next)
+      begin = Where (starts, row, blank)
+      read = Where (starts, token_now, zero)
       ids = Squeeze (read, column)
+      state_out, accumulator_out, halting_out = {DOMAIN}.StartRows <factor : float = @factor>
+        (begin, ids, emb, scale, state, accumulator, halting)
       is_due = Greater (renew_now, zero)
       renews = And (begins, is_due)
       position_before = Sub (position_now, one)
@@ -171,19 +180,25 @@ def advance_seats() -> str:
 
 def seat_graph() -> str:
     return f"""
-    decoder_seat (int32[n] at, int32[n, {SEAT_FIELDS}] arrivals, float[n] thresholds, int32[seats_all, {SEAT_FIELDS}] seats, float[seats_all, 1] threshold)
+    decoder_seat (int32[n] at, int32[n, {SEAT_FIELDS}] arrivals, float[n] thresholds, int32[seats_all, {SEAT_FIELDS}] seats,
+                  float[seats_all, 1] threshold)
        => (int32[seats_all, {SEAT_FIELDS}] seats_out, float[seats_all, 1] threshold_out) {{
       seats_out, threshold_out = {DOMAIN}.SeatSentences (at, arrivals, thresholds, seats, threshold)
     }}"""
 
 
-def advance_graph(eos: int, name: str, plans: int) -> str:
+def advance_graph(config: dict, name: str, plans: int) -> str:
+    d = config["d_model"]
     return f"""
     {name} (int32[rows, {SEAT_FIELDS}] seats, int32[rows, context] key_depths, bool[rows, 1] halted, float[rows, 1] remainder,
-            float[rows, 1] logprob, int32[rows, 1] id, int32[rows, context, 2] said_ids, float[rows, context, 2] said_numbers)
+            float[rows, 1] logprob, int32[rows, 1] id, int32[rows, context, 2] said_ids, float[rows, context, 2] said_numbers,
+            float[pool, {d}] state, float[pool, {d}] accumulator, float[pool, 1] halting)
        => (int32[rows, {SEAT_FIELDS}] seats_out, int32[rows, context] key_depths_out, int32[rows, context, 2] said_ids_out,
-           float[rows, context, 2] said_numbers_out, int32[rows, 8] active, int32[rows, 8] renewed, int32[rows, 8] begin, int32[rows] ids,
-           int32[key] key_index, int32[rows, 2] seen, int32[rows] slots) {{
-      seats_out, key_depths_out, said_ids_out, said_numbers_out, active, renewed, begin, ids, key_index, seen, slots =
-        {DOMAIN}.AdvanceSeats <eos = {eos}, plans = {plans}> (seats, key_depths, halted, remainder, logprob, id, said_ids, said_numbers)
+           float[rows, context, 2] said_numbers_out, int32[rows, 8] active, int32[rows, 8] renewed, int32[key] key_index,
+           int32[rows, 2] seen, int32[rows] slots, float[pool, {d}] state_out, float[pool, {d}] accumulator_out,
+           float[pool, 1] halting_out) {{
+      seats_out, key_depths_out, said_ids_out, said_numbers_out, active, renewed, key_index, seen, slots, state_out, accumulator_out,
+      halting_out =
+        {DOMAIN}.AdvanceSeats <eos = {config["eos"]}, plans = {plans}, factor = {math.sqrt(d)!r}>
+          (seats, key_depths, halted, remainder, logprob, id, said_ids, said_numbers, "emb", "emb.scale", state, accumulator, halting)
     }}"""

@@ -155,9 +155,14 @@ struct LogitGroups {
   float *peaks, *sums;
   int32_t* ids;
 };
-/// Rows x words of a block: 64 x 64, 128 x 128, 128 x 256. All give the same numbers.
+/// Rows x words of a block: 64 x 64, 128 x 128, 128 x 256. All give the same numbers. `by_rows`: as is fastest on this device, which may be Hopper's path.
 enum class LogitTiles { by_rows, small, medium, large };
 void logit_groups(const LogitGroups& io, cudaStream_t stream, LogitTiles tiles = LogitTiles::by_rows);
+
+/// Whether a device and a width have the path of `logits_hopper.cu`: compute capability 9.0, d a multiple of 64.
+bool hopper_has(const LogitGroups& io);
+/// The same by that path, in tiles of 128 rows and 64, 128 or 256 words, 0 for as many as is fastest. All give the same numbers. Throws std::runtime_error.
+void hopper_logit_groups(const LogitGroups& io, int words, cudaStream_t stream);
 
 /// log softmax(logits)[target] of such groups, which `logit_groups` has filled.
 void grouped_target_logprob(const LogitGroups& io, const int32_t* targets, float* logprob, cudaStream_t stream);
@@ -181,7 +186,8 @@ void seat_sentences(const int32_t* at, const Seat* arrivals, const float* thresh
                     cudaStream_t stream);
 
 /// What the step before decided of each seat (halted, remainder, logprob, id of its row), and the tables of the next step, in which row i is seat i
-/// or padding. Without `plans` there is no next step yet: what was decided counts, and the tables mean nothing.
+/// or padding; a position that begins has its state made, as start_rows makes it. Without `plans` there is no next step yet: what was decided
+/// counts, nothing begins and the tables mean nothing.
 struct SeatAdvance {
   int eos, context;
   bool plans;
@@ -192,8 +198,14 @@ struct SeatAdvance {
   /// [seats, context]; said: [seats, context, 2]
   int32_t *key_depths, *said_ids;
   float* said_numbers;
-  Row *active, *renewed, *begin;
-  int32_t *ids, *key_index, *seen, *slots;
+  Row *active, *renewed;
+  int32_t *key_index, *seen, *slots;
+  const int8_t* embedding;
+  const float* scale;
+  float factor;
+  /// d a multiple of 4
+  int d;
+  float *state, *accumulator, *halting;
 };
 void advance_seats(const SeatAdvance& io, int count, cudaStream_t stream);
 

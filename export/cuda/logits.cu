@@ -3,7 +3,7 @@
 // to it (Milakov and Gimelshein 2018, arXiv 1805.02867). A second kernel makes of these what is asked for.
 //
 // A group of 64 words is one warp's in tiles of every shape, and a product runs over d in the same order: a row's result does not depend on the shape
-// that is chosen for the number of rows.
+// that is chosen for the number of rows. Where `logits_hopper.cu` can run, the tiles are its.
 #include "kernels.h"
 #include "mma.h"
 
@@ -146,73 +146,87 @@ __global__ void __launch_bounds__(T::threads, T::at_once)
   }
 }
 
-constexpr int REDUCED_ROWS = 32;
-constexpr int PARTS = 8;
+/// Rows of a block that makes totals of groups: eight neighbours are 32 bytes of each group, the least that memory gives. Each has PARTS threads.
+constexpr int REDUCED_ROWS = 8;
+constexpr int PARTS = 32;
 constexpr int REDUCING = REDUCED_ROWS * PARTS;
+constexpr int REDUCING_WARPS = REDUCING / 32;
+static_assert(REDUCING_WARPS == REDUCED_ROWS);
+/// Groups of a thread that are fetched at once.
+constexpr int GROUPS_AT_ONCE = 4;
 
-/// Of a row: its largest logit, the group that holds it, and the logarithm of the sum of exponentials relative to it.
+/// Of some groups of a row: the largest logit, the sum of exponentials relative to it, and the group that holds it, of equal ones the first.
 struct Total {
-  float peak, log_sum;
+  float peak, sum;
   int group;
 };
+__device__ Total both(Total a, Total b) {
+  const float peak = fmaxf(a.peak, b.peak), base = peak == -INFINITY ? 0.0f : peak;
+  const float sum = a.sum * exp2f((a.peak - base) * LOG2E) + b.sum * exp2f((b.peak - base) * LOG2E);
+  return {peak, sum, b.peak > a.peak || (b.peak == a.peak && b.group < a.group) ? b.group : a.group};
+}
+__device__ Total with_other(Total t, int lanes) {
+  return both(t, {__shfl_xor_sync(0xffffffffu, t.peak, lanes), __shfl_xor_sync(0xffffffffu, t.sum, lanes), __shfl_xor_sync(0xffffffffu, t.group, lanes)});
+}
 
-/// A thread takes every eighth group of a row; the first warp's threads then have their row's total.
+/// A thread takes every 32nd group of a row, threads REDUCED_ROWS apart are the same row's. The first eight threads of a block then have their row's total.
 __device__ Total total_of_groups(const float* peaks, const float* sums, int rows, int groups, int row) {
-  __shared__ float peak_of[PARTS][REDUCED_ROWS], sum_of[PARTS][REDUCED_ROWS];
-  __shared__ int group_of[PARTS][REDUCED_ROWS];
-  const int part = threadIdx.x / REDUCED_ROWS, place = threadIdx.x % REDUCED_ROWS;
-  float peak = -INFINITY, total = 0;
-  int best = 0;
-  auto add = [&](float other, float sum, int group) {
-    const float next = fmaxf(peak, other), base = next == -INFINITY ? 0.0f : next;
-    total = total * exp2f((peak - base) * LOG2E) + sum * exp2f((other - base) * LOG2E);
-    if (other > peak || (other == peak && group < best)) best = group;
-    peak = next;
-  };
+  __shared__ Total total_of[REDUCING_WARPS][REDUCED_ROWS];
+  const int part = threadIdx.x / REDUCED_ROWS, place = threadIdx.x % REDUCED_ROWS, warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+  Total total = {-INFINITY, 0.0f, 0x7fffffff};
   if (row < rows) {
-#pragma unroll 4
-    for (int group = part; group < groups; group += PARTS) {
-      const size_t at = static_cast<size_t>(group) * rows + row;
-      add(peaks[at], sums[at], group);
+    for (int first = part; first < groups; first += GROUPS_AT_ONCE * PARTS) {
+      Total next[GROUPS_AT_ONCE];
+#pragma unroll
+      for (int i = 0; i < GROUPS_AT_ONCE; i++) {
+        const int group = first + i * PARTS;
+        const size_t at = static_cast<size_t>(group) * rows + row;
+        next[i] = group < groups ? Total{peaks[at], sums[at], group} : Total{-INFINITY, 0.0f, 0x7fffffff};
+      }
+#pragma unroll
+      for (int i = 0; i < GROUPS_AT_ONCE; i++) total = both(total, next[i]);
     }
   }
-  peak_of[part][place] = peak;
-  sum_of[part][place] = total;
-  group_of[part][place] = best;
+  total = with_other(with_other(total, REDUCED_ROWS), 2 * REDUCED_ROWS);
+  if (lane < REDUCED_ROWS) total_of[warp][place] = total;
   __syncthreads();
-  if (part == 0) {
-    for (int other = 1; other < PARTS; other++) add(peak_of[other][place], sum_of[other][place], group_of[other][place]);
-  }
-  return {peak, logf(total), best};
+  if (warp != 0) return total;
+  total = both(total_of[part][place], total_of[part + REDUCING_WARPS / 2][place]);
+  return with_other(with_other(total, REDUCED_ROWS), 2 * REDUCED_ROWS);
 }
 
 __global__ void __launch_bounds__(REDUCING) grouped_target_kernel(const float* peaks, const float* sums, const __half* x, const __half* w,
                                                                  const float* scale, const int32_t* targets, int rows, int groups, int d,
                                                                  float* logprob) {
   __shared__ int target_of[REDUCED_ROWS];
-  __shared__ float product_of[REDUCED_ROWS];
+  __shared__ float logit_of[REDUCED_ROWS];
   const int first = blockIdx.x * REDUCED_ROWS, place = threadIdx.x % REDUCED_ROWS, row = first + place;
-  // Fetched by the block in one go: the list may lie in the host's memory.
-  if (threadIdx.x < REDUCED_ROWS) target_of[place] = row < rows ? max(targets[row], 0) : 0;
+  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+  // Asked for first, and by the block in one go: the list may lie in the host's memory.
+  const int target = threadIdx.x < REDUCED_ROWS && row < rows ? max(targets[row], 0) : 0;
   const Total total = total_of_groups(peaks, sums, rows, groups, row);
+  if (threadIdx.x < REDUCED_ROWS) target_of[place] = target;
   __syncthreads();
   // The target's logit is computed once more, a row a warp, rather than looked for by every tile.
-  for (int i = threadIdx.x / 32; i < REDUCED_ROWS; i += REDUCING / 32) {
-    if (first + i >= rows) break;
-    const auto* a = reinterpret_cast<const __half2*>(x + static_cast<size_t>(first + i) * d);
-    const auto* b = reinterpret_cast<const __half2*>(w + static_cast<size_t>(target_of[i]) * d);
+  if (first + warp < rows) {
+    const __half *a = x + static_cast<size_t>(first + warp) * d, *b = w + static_cast<size_t>(target_of[warp]) * d;
     float product = 0;
-    for (int j = threadIdx.x % 32; j < d / 2; j += 32) {
-      const float2 p = __half22float2(a[j]), q = __half22float2(b[j]);
-      product += p.x * q.x + p.y * q.y;
+#pragma unroll 2
+    for (int j = lane * 8; j < d; j += 256) {
+      const uint4 eight_of_a = *reinterpret_cast<const uint4*>(a + j), eight_of_b = *reinterpret_cast<const uint4*>(b + j);
+      const auto *p = reinterpret_cast<const __half2*>(&eight_of_a), *q = reinterpret_cast<const __half2*>(&eight_of_b);
+#pragma unroll
+      for (int i = 0; i < 4; i++) {
+        const float2 u = __half22float2(p[i]), v = __half22float2(q[i]);
+        product += u.x * v.x + u.y * v.y;
+      }
     }
 #pragma unroll
     for (int offset = 16; offset > 0; offset /= 2) product += __shfl_xor_sync(0xffffffffu, product, offset);
-    if (threadIdx.x % 32 == 0) product_of[i] = product;
+    if (lane == 0) logit_of[warp] = product * scale[target_of[warp]];
   }
   __syncthreads();
-  if (threadIdx.x < REDUCED_ROWS && row < rows)
-    logprob[row] = product_of[place] * scale[target_of[place]] - (total.peak + total.log_sum);
+  if (threadIdx.x < REDUCED_ROWS && row < rows) logprob[row] = logit_of[place] - (total.peak + logf(total.sum));
 }
 
 __global__ void __launch_bounds__(REDUCING) grouped_best_kernel(const float* peaks, const float* sums, const int32_t* words, int rows, int groups,
@@ -220,7 +234,7 @@ __global__ void __launch_bounds__(REDUCING) grouped_best_kernel(const float* pea
   const int row = blockIdx.x * REDUCED_ROWS + threadIdx.x % REDUCED_ROWS;
   const Total total = total_of_groups(peaks, sums, rows, groups, row);
   if (threadIdx.x >= REDUCED_ROWS || row >= rows) return;
-  best[row] = total.peak - (total.peak + total.log_sum);
+  best[row] = total.peak - (total.peak + logf(total.sum));
   const int word = words[static_cast<size_t>(total.group) * rows + row];
   ids[row] = word < vocabulary ? word : 0;
 }
@@ -237,6 +251,7 @@ void launch(const LogitGroups& io, cudaStream_t stream) {
 
 void logit_groups(const LogitGroups& io, cudaStream_t stream, LogitTiles tiles) {
   if (io.rows == 0) return;
+  if (tiles == LogitTiles::by_rows && hopper_has(io)) return hopper_logit_groups(io, 0, stream);
   // Up to 128 rows, 64 x 64 words fill all multiprocessors; above, larger tiles read less.
   if (tiles == LogitTiles::by_rows) tiles = io.rows <= 128 ? LogitTiles::small : io.rows <= 384 ? LogitTiles::medium : LogitTiles::large;
   switch (tiles) {

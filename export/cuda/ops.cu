@@ -435,11 +435,12 @@ void seat_sentences(Call& c) {
   ponder::seat_sentences(c.in<int32_t>(0), c.in<Seat>(1), c.in<float>(2), c.dim(0, 0), c.dim(3, 0), seats, threshold, c.stream());
 }
 
-/// seats, key_depths, halted, remainder, logprob, id, said_ids, said_numbers
+/// seats, key_depths, halted, remainder, logprob, id, said_ids, said_numbers, emb, scale, state, accumulator, halting
 Compute advance_seats(Ort::ConstKernelInfo info) {
   const int eos = static_cast<int>(info.GetAttribute<int64_t>("eos"));
   const bool plans = info.GetAttribute<int64_t>("plans") != 0;
-  return [eos, plans](Call& c) {
+  const float factor = info.GetAttribute<float>("factor");
+  return [eos, plans, factor](Call& c) {
     const int64_t count = c.dim(0, 0), context = c.dim(1, 1);
     ponder::SeatAdvance io{};
     io.eos = eos;
@@ -453,14 +454,19 @@ Compute advance_seats(Ort::ConstKernelInfo info) {
     io.key_depths = c.in_place<int32_t>(1, 1);
     io.said_ids = c.in_place<int32_t>(6, 2);
     io.said_numbers = c.in_place<float>(7, 3);
-    const auto table = [&](size_t o) { return reinterpret_cast<Row*>(c.out<int32_t>(o, {count, 8})); };
-    io.active = table(4);
-    io.renewed = table(5);
-    io.begin = table(6);
-    io.ids = c.out<int32_t>(7, {count});
-    io.key_index = c.out<int32_t>(8, {count * context});
-    io.seen = c.out<int32_t>(9, {count, 2});
-    io.slots = c.out<int32_t>(10, {count});
+    io.active = reinterpret_cast<Row*>(c.out<int32_t>(4, {count, 8}));
+    io.renewed = reinterpret_cast<Row*>(c.out<int32_t>(5, {count, 8}));
+    io.key_index = c.out<int32_t>(6, {count * context});
+    io.seen = c.out<int32_t>(7, {count, 2});
+    io.slots = c.out<int32_t>(8, {count});
+    io.embedding = c.in<int8_t>(8);
+    io.scale = c.in<float>(9);
+    io.factor = factor;
+    io.d = c.dim(10, 1);
+    require_width(io.d);
+    io.state = c.in_place<float>(10, 9);
+    io.accumulator = c.in_place<float>(11, 10);
+    io.halting = c.in_place<float>(12, 11);
     ponder::advance_seats(io, static_cast<int>(count), c.stream());
   };
 }
@@ -632,7 +638,8 @@ std::vector<Op*> make_operators() {
       new Op("TargetLogProb", {F32, F32, I32}, {F32}, stateless(target_logprob)),
       new Op("TopLogProbs", {F32, F32, I64}, {F32, I32}, stateless(top_logprobs), 2),
       new Op("SeatSentences", {I32, I32, F32, I32, F32}, {I32, F32}, stateless(seat_sentences)),
-      new Op("AdvanceSeats", {I32, I32, BOOL, F32, F32, I32, I32, F32}, {I32, I32, I32, F32, I32, I32, I32, I32, I32, I32, I32}, advance_seats),
+      new Op("AdvanceSeats", {I32, I32, BOOL, F32, F32, I32, I32, F32, I8, F32, F32, F32, F32},
+             {I32, I32, I32, F32, I32, I32, I32, I32, I32, F32, F32, F32}, advance_seats),
       new Op("LogitGroups", {F16, F16, F32}, {F32, F32, I32}, stateless(logit_groups)),
       new Op("GroupedTargetLogProb", {F32, F32, F16, F16, F32, I32}, {F32}, stateless(grouped_target_logprob)),
       new Op("GroupedBest", {F32, F32, I32, F32}, {F32, I32}, stateless(grouped_best)),

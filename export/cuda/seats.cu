@@ -70,11 +70,22 @@ __global__ void __launch_bounds__(THREADS) advance_seats_kernel(SeatAdvance io) 
     }
     io.active[i] = row;
     io.renewed[i] = renewed;
-    io.begin[i] = begins ? row : blank_row();
-    io.ids[i] = begins ? seat.token : 0;
     io.seen[2 * i] = runs ? seat.memory_first : 0;
     io.seen[2 * i + 1] = runs ? seat.memory_count : 1;
     io.slots[i] = row.slot;
+  }
+  if (begins && io.plans) {
+    const size_t slot = 2 * i + parity;
+    const int token = max(seat.token, 0);
+    const float by = io.scale[token];
+    for (int j = threadIdx.x * 4; j < io.d; j += THREADS * 4) {
+      const char4 e = *reinterpret_cast<const char4*>(io.embedding + static_cast<size_t>(token) * io.d + j);
+      // In the order of start_rows: scale, then factor.
+      *reinterpret_cast<float4*>(io.state + slot * io.d + j) =
+          make_float4(e.x * by * io.factor, e.y * by * io.factor, e.z * by * io.factor, e.w * by * io.factor);
+      *reinterpret_cast<float4*>(io.accumulator + slot * io.d + j) = make_float4(0, 0, 0, 0);
+    }
+    if (threadIdx.x == 0) io.halting[slot] = 0;
   }
   // A seat's key depths were written by this block, before its barrier. Rows of padding look at the first key.
   for (int j = threadIdx.x; j < io.context; j += THREADS) {

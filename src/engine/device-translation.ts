@@ -19,6 +19,8 @@ export interface TranslationSetup {
 
 /** Source positions of one encoder step, and hypotheses of one decoder step: what waits behind it are the tokens of others. */
 const ENCODER_ROWS_MAX = 2048;
+/** A step of so few rows takes 0.1 ms, and the host comes back to the encoder every 0.3 ms: measured, src/README.md. */
+const ENCODER_STEPS_MIN = 2;
 const DECODER_ROWS_MAX = 2048;
 /** Greedy sentences that decode at a time, each of which is a row of every step. */
 const SEATS_MAX = 1024;
@@ -30,7 +32,7 @@ export function openTranslationOnDevice(device: Device, model: ModelDescription,
   const { lanesMax, slotsMax, stepsMax, cohorts } = setup;
   const { id, maxSteps, bosId, eosId, contextTokens } = model;
   const encoder = {
-    ...{ lanesMax, slotsMax, stepsMax, flatRows: FLAT_ROWS },
+    ...{ lanesMax, slotsMax, stepsMax, stepsMin: Math.min(stepsMax, ENCODER_STEPS_MIN), flatRows: FLAT_ROWS },
     rowsMax: Math.max(contextTokens, Math.min(setup.rowsMax, ENCODER_ROWS_MAX)),
     finishRowsMax: FINISH_ROWS_MAX,
   };

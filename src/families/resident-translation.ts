@@ -74,7 +74,7 @@ export class ResidentTranslation {
     const encoderGraphs = { begin_lanes, tile, step: encoder_step, finish: encoder_finish };
     this.encoder = new ResidentEncoder(encoding, encoderGraphs, this.memory, sizes.encoder);
     const seatSizes = { ...sizes.seats, contextTokens, width, bosId };
-    this.seats = new SeatedDecoder(decoding, { seat, advance, settle, begin, step, best }, this.memory, seatSizes);
+    this.seats = new SeatedDecoder(decoding, { seat, advance, settle, step, best }, this.memory, seatSizes);
     this.decoders = Array.from({ length: sizes.cohorts }, () => {
       return new ResidentDecoder(decoding, { begin, step, finish }, this.memory, {
         ...sizes.decoder,

@@ -15,7 +15,6 @@ export interface SeatedGraphs {
   readonly advance: DeviceGraph;
   /** `advance` after the last step of a launch. */
   readonly settle: DeviceGraph;
-  readonly begin: DeviceGraph;
   readonly step: DeviceGraph;
   readonly best: DeviceGraph;
 }
@@ -97,8 +96,6 @@ export class SeatedDecoder implements SeatingDecoder {
       id: device.buffer('int32', seatsMax),
       active: device.buffer('int32', seatsMax * ROW_FIELDS),
       renewed: device.buffer('int32', seatsMax * ROW_FIELDS),
-      begin: device.buffer('int32', seatsMax * ROW_FIELDS),
-      ids: device.buffer('int32', seatsMax),
       keyIndex: device.buffer('int32', seatsMax * contextTokens),
       seen: device.buffer('int32', seatsMax * 2),
       seatSlots: device.buffer('int32', seatsMax),
@@ -168,11 +165,25 @@ export class SeatedDecoder implements SeatingDecoder {
     );
   }
 
+  private get pools() {
+    const { width } = this.sizes;
+    return {
+      state: this.view('state', this.slots, width),
+      accumulator: this.view('accumulator', this.slots, width),
+      halting: this.view('halting', this.slots, 1),
+    };
+  }
+  private get poolsOut() {
+    const { state, accumulator, halting } = this.pools;
+    return { state_out: state, accumulator_out: accumulator, halting_out: halting };
+  }
+
   private bindAdvance(graph: DeviceGraph, rows: number): () => void {
     const { contextTokens } = this.sizes;
     const seats = this.view('seats', rows, SEAT_FIELDS);
     const keyDepths = this.view('keyDepths', rows, contextTokens);
     const said = (buffer: DeviceBuffer) => ({ buffer, dims: [rows, contextTokens, 2] });
+    const { pools, poolsOut } = this;
     const run = this.launches.bind(
       graph,
       {
@@ -184,6 +195,7 @@ export class SeatedDecoder implements SeatingDecoder {
         id: this.view('id', rows, 1),
         said_ids: said(this.saidIds),
         said_numbers: said(this.saidNumbers),
+        ...pools,
       },
       {
         seats_out: seats,
@@ -192,32 +204,21 @@ export class SeatedDecoder implements SeatingDecoder {
         said_numbers_out: said(this.saidNumbers),
         active: this.view('active', rows, ROW_FIELDS),
         renewed: this.view('renewed', rows, ROW_FIELDS),
-        begin: this.view('begin', rows, ROW_FIELDS),
-        ids: this.view('ids', rows),
         key_index: this.view('keyIndex', rows * contextTokens),
         seen: this.view('seen', rows, 2),
         slots: this.view('seatSlots', rows),
+        ...poolsOut,
       },
     );
     return () => run.enqueue();
   }
 
   private bindStep(rows: number): () => void {
-    const { slots, memory, graphs, launches } = this;
+    const { memory, graphs, launches, pools, poolsOut } = this;
     const { width: d, cacheRowsMax, contextTokens } = this.sizes;
-    const state = this.view('state', slots, d);
-    const accumulator = this.view('accumulator', slots, d);
-    const halting = this.view('halting', slots, 1);
-    const pools = { state, accumulator, halting };
-    const poolsOut = { state_out: state, accumulator_out: accumulator, halting_out: halting };
     const keys = this.view('keys', cacheRowsMax + 1, d);
     const values = this.view('values', cacheRowsMax + 1, d);
     const advance = this.bindAdvance(graphs.advance, rows);
-    const begin = launches.bind(
-      graphs.begin,
-      { ...pools, rows: this.view('begin', rows, ROW_FIELDS), ids: this.view('ids', rows) },
-      poolsOut,
-    );
     const step = launches.bind(
       graphs.step,
       {
@@ -239,12 +240,11 @@ export class SeatedDecoder implements SeatingDecoder {
     );
     const best = launches.bind(
       graphs.best,
-      { accumulator, slots: this.view('seatSlots', rows) },
+      { accumulator: pools.accumulator, slots: this.view('seatSlots', rows) },
       { top_logprobs: this.view('logprob', rows, 1), top_ids: this.view('id', rows, 1) },
     );
     return () => {
       advance();
-      begin.enqueue();
       step.enqueue();
       best.enqueue();
     };

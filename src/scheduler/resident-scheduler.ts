@@ -23,6 +23,8 @@ export interface ResidentLimits {
   readonly flatRows: number;
   /** Steps of one launch at most. */
   readonly stepsMax: number;
+  /** And at least, whatever ends within them: where a step takes less time than the host between two launches. 1 by default. */
+  readonly stepsMin?: number;
 }
 
 const NO_ROWS = new Int32Array(0);
@@ -189,11 +191,15 @@ export class ResidentScheduler {
     return admitted;
   }
 
+  private stepsOfLaunch(): number {
+    return Math.max(this.limits.stepsMin ?? 1, this.stepsWithoutEnds());
+  }
+
   /**
    * One step while rows that halt make the next one cheaper or a lane waits; else as many as no lane is likely to end in, so that the host is asked
    * less often. A lane of n rows ends in a step with the n-th power of a position's chance to halt in it.
    */
-  private stepsOfLaunch(): number {
+  private stepsWithoutEnds(): number {
     if (this.activeRows > this.limits.flatRows || this.queue.lanes > 0) return 1;
     let ending = 0;
     for (let steps = 1; steps < this.limits.stepsMax; steps++) {

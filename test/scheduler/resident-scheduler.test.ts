@@ -236,6 +236,7 @@ test('a launch runs several steps only as far as no lane is likely to end, and n
   assert.equal(steps({}, never, { ...BUDGET, maxSteps: 2 }), 2);
   assert.equal(steps({}, { hazard: () => 1 }, BUDGET), 1);
   assert.equal(steps({}, { hazard: () => 1 }, { ...BUDGET, minSteps: 3 }), 3, 'nobody halts before the third');
+  assert.equal(steps({ stepsMin: 2 }, { hazard: () => 1 }, BUDGET), 2, 'unless a launch is to have so many');
   const half: HaltingForecast = { hazard: () => 0.5 };
   assert.equal(steps({}, half, BUDGET, 2), 1, 'two rows end in a quarter of the cases');
   assert.equal(steps({}, half, BUDGET, 10), 4, 'ten hardly ever do');
