@@ -1,7 +1,7 @@
-// Attention of rows that each see keys of their own, as a decoder's do: a block takes a row and one head, and a warp of it every fourth run of 32
-// keys, whose loads are all under way at once: what takes time is waiting for memory, one load after another. Lanes hold 16 bytes of a key each, so
-// that a few keys are worked on at a time; each group of lanes keeps a softmax of its own running (Milakov and Gimelshein 2018, arXiv 1805.02867), and
-// they are put together at the end. Sums are made in an order that depends on the row's number of keys alone.
+// Attention of rows that each see keys of their own, as a decoder's do: a warp takes a row and one head. What takes time is waiting for memory, so the
+// loads of 32 keys are under way at once, and the list of the first 128 is asked for in one go. Lanes hold 16 bytes of a key each, so that a few keys
+// are worked on at a time; each group of lanes keeps a softmax of its own running (Milakov and Gimelshein 2018, arXiv 1805.02867), and they are put
+// together at the end. Sums are made in an order that depends on the row's number of keys alone.
 #include "kernels.h"
 
 namespace ponder {
@@ -9,6 +9,8 @@ namespace {
 
 constexpr int WARP = 32;
 constexpr int WARPS = 4;
+/// Runs of 32 keys whose list is loaded ahead.
+constexpr int AHEAD = 4;
 constexpr unsigned WHOLE_WARP = 0xffffffffu;
 
 __device__ void widen(uint4 packed, float (&to)[8]) {
@@ -46,21 +48,28 @@ struct Running {
 };
 
 template <int D>
-__global__ void __launch_bounds__(WARPS* WARP) row_attention_kernel(Attention io) {
+__global__ void __launch_bounds__(WARPS* WARP, 4) row_attention_kernel(Attention io, int rows) {
   constexpr int PARTS = D / 8;          // lanes a key
   constexpr int GROUPS = WARP / PARTS;  // keys at a time
   constexpr int AT_ONCE = PARTS < 8 ? PARTS : 8;
-  __shared__ float peaks[WARPS - 1][PARTS], totals[WARPS - 1][PARTS], sums[WARPS - 1][PARTS][8];
-  const int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP, part = lane % PARTS, group = lane / PARTS;
-  const int row = blockIdx.x / io.heads, head = blockIdx.x % io.heads, width = io.heads * D;
+  const int lane = threadIdx.x % WARP, part = lane % PARTS, group = lane / PARTS;
+  const int at = blockIdx.x * WARPS + threadIdx.x / WARP, row = at / io.heads, head = at % io.heads, width = io.heads * D;
+  if (row >= rows) return;
   const int first = io.seen == nullptr ? io.rows[row].first : io.seen[2 * row];
   const int visible = io.seen == nullptr ? io.rows[row].visible : io.seen[2 * row + 1];
   const size_t column = static_cast<size_t>(head) * D + part * 8;
+  const uint4 query = *reinterpret_cast<const uint4*>(io.q + static_cast<size_t>(row) * io.stride + column);
+  int slots[AHEAD];
+#pragma unroll
+  for (int run = 0; run < AHEAD; run++) slots[run] = run * WARP + lane < visible ? io.key_index[first + run * WARP + lane] : 0;
   float q[8];
-  widen(*reinterpret_cast<const uint4*>(io.q + static_cast<size_t>(row) * io.stride + column), q);
+  widen(query, q);
   Running running;
-  for (int base = warp * WARP; base < visible; base += WARPS * WARP) {
-    const int slot_of_lane = base + lane < visible ? io.key_index[first + base + lane] : 0;
+  for (int base = 0; base < visible; base += WARP) {
+    int slot_of_lane = slots[0];
+#pragma unroll
+    for (int run = 1; run < AHEAD; run++) slots[run - 1] = slots[run];
+    if (base >= AHEAD * WARP) slot_of_lane = base + lane < visible ? io.key_index[first + base + lane] : 0;
 #pragma unroll
     for (int round = 0; round < PARTS; round += AT_ONCE) {
       if (base + round * GROUPS >= visible) break;
@@ -69,11 +78,10 @@ __global__ void __launch_bounds__(WARPS* WARP) row_attention_kernel(Attention io
       for (int i = 0; i < AT_ONCE; i++) {
         const int key = (round + i) * GROUPS + group;
         const size_t from = static_cast<size_t>(__shfl_sync(WHOLE_WARP, slot_of_lane, key)) * width + column;
+        keys[i] = values[i] = {};
         if (base + key < visible) {
           keys[i] = *reinterpret_cast<const uint4*>(io.keys + from);
           values[i] = *reinterpret_cast<const uint4*>(io.values + from);
-        } else {
-          keys[i] = values[i] = {};
         }
       }
 #pragma unroll
@@ -97,18 +105,7 @@ __global__ void __launch_bounds__(WARPS* WARP) row_attention_kernel(Attention io
     for (int j = 0; j < 8; j++) its_sum[j] = __shfl_xor_sync(WHOLE_WARP, running.sum[j], offset);
     running.merge(its_peak, its_total, its_sum);
   }
-  if (visible > WARP) {
-    if (warp > 0 && group == 0) {
-      peaks[warp - 1][part] = running.peak;
-      totals[warp - 1][part] = running.total;
-#pragma unroll
-      for (int j = 0; j < 8; j++) sums[warp - 1][part][j] = running.sum[j];
-    }
-    __syncthreads();
-    if (warp == 0 && group == 0)
-      for (int other = 0; other < WARPS - 1; other++) running.merge(peaks[other][part], totals[other][part], sums[other][part]);
-  }
-  if (warp > 0 || group > 0) return;
+  if (group > 0) return;
   const float scale = running.total > 0 ? 1.0f / running.total : 0.0f;
   uint4 packed;
   __half2* out = reinterpret_cast<__half2*>(&packed);
@@ -120,12 +117,12 @@ __global__ void __launch_bounds__(WARPS* WARP) row_attention_kernel(Attention io
 }  // namespace
 
 bool row_attention(const Attention& io, int rows, cudaStream_t stream) {
-  const int blocks = rows * io.heads;
+  const int blocks = (rows * io.heads + WARPS - 1) / WARPS;
   if (rows == 0) return true;
   switch (io.d_head) {
-    case 32: row_attention_kernel<32><<<blocks, WARPS * WARP, 0, stream>>>(io); return true;
-    case 64: row_attention_kernel<64><<<blocks, WARPS * WARP, 0, stream>>>(io); return true;
-    case 128: row_attention_kernel<128><<<blocks, WARPS * WARP, 0, stream>>>(io); return true;
+    case 32: row_attention_kernel<32><<<blocks, WARPS * WARP, 0, stream>>>(io, rows); return true;
+    case 64: row_attention_kernel<64><<<blocks, WARPS * WARP, 0, stream>>>(io, rows); return true;
+    case 128: row_attention_kernel<128><<<blocks, WARPS * WARP, 0, stream>>>(io, rows); return true;
     default: return false;
   }
 }

@@ -79,6 +79,7 @@ export class DecodeCohort {
   /** Reads the launch under way and enqueues the next; null: there is nothing to do. */
   turn(now: () => number): StageMessage[] | null {
     const { scheduler, setup } = this;
+    if (this.plan === null && scheduler.idle) return null;
     const { family, counter } = setup;
     const startMs = now();
     let waitedMs = 0;

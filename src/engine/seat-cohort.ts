@@ -76,6 +76,7 @@ export class SeatCohort {
   /** Reads a launch, enqueues one, or both; null: there is nothing to do. */
   turn(now: () => number): StageMessage[] | null {
     const { scheduler, plans, setup, ahead } = this;
+    if (ahead === 0 && plans.length === 0) return null;
     const startMs = now();
     const messages: StageMessage[] = [];
     let waitedMs = 0;

@@ -91,6 +91,7 @@ export class ResidentStack {
       renewed: device.buffer('int32', rowsMax * ROW_FIELDS),
       tiles: device.buffer('int32', 2 * tilesOf(rowsMax, lanesMax)),
       keyIndex: device.buffer('int32', slots),
+      progress: device.buffer('int32', PROGRESS),
     };
     const pieces = piecesOf(rowsMax, lanesMax);
     this.pieces = device.int32(pieces * PIECE_FIELDS);
@@ -238,8 +239,15 @@ export class ResidentStack {
     for (let i = 1; i <= plan.steps; i++) {
       this.steps.launch(keyOf(rows, renewed));
       // Each step reports in the same place; what comes before the last step's report is kept behind it.
-      if (i < plan.steps) this.device.download(this.progress, this.progress, i * PROGRESS, PROGRESS);
+      if (i < plan.steps) this.keepProgress(i);
     }
+  }
+
+  /** By way of the device: a copy within the host's memory would wait for all that is enqueued. */
+  private keepProgress(step: number): void {
+    const kept = this.buffer('progress');
+    this.device.upload(this.progress, kept, 0, PROGRESS);
+    this.device.download(kept, this.progress, step * PROGRESS, PROGRESS);
   }
 
   private enqueueBegin(

@@ -21,7 +21,9 @@ export class RangeMemory implements MemoryRows {
   take(count: number): Int32Array {
     const start = this.pool.take(count);
     if (start === null) throw new Error(`memory rows: ${count} asked, ${this.available} lie together`);
-    return Int32Array.from({ length: count }, (_, i) => start + i);
+    const rows = new Int32Array(count);
+    for (let i = 0; i < count; i++) rows[i] = start + i;
+    return rows;
   }
 
   give(rows: Int32Array): void {
