@@ -39,9 +39,10 @@ def weights(to: str, *names: str) -> list[str]:
     ]
 
 
-# Rows that the products of a step are tuned for: steps of a language model and of an encoder are filled by many positions, a decoder's
-# has a row a sentence.
+# Rows that the products of a step are tuned for: a language model's are filled by many positions, an encoder's by sentences that have just
+# come, a decoder's has a row a sentence.
 MANY_ROWS = 4096
+ENCODER_ROWS = 512
 DECODER_ROWS = 256
 
 
@@ -137,9 +138,10 @@ def step_outputs(d: int) -> str:
 def step_graph(config: dict, prefix: str) -> str:
     """A language model's step or an encoder's: `progress` tells the host what runs on."""
     d = config["d_model"]
+    rows = ENCODER_ROWS if prefix == "enc." else MANY_ROWS
     lines = [
-        *attend_lines(config, prefix, MANY_ROWS),
-        *transition_lines(config, prefix, "y", MANY_ROWS),
+        *attend_lines(config, prefix, rows),
+        *transition_lines(config, prefix, "y", rows),
         f"active_out, threshold_out, renewed_out, tiles_out, depths_out, remainders_out, progress = {DOMAIN}.CompactRows "
         "(active, threshold, halted, remainder, renewed, renewed_table, tile_table, depths, remainders, state_out)",
     ]
@@ -229,7 +231,7 @@ def encoder_finish_graph(config: dict) -> str:
     d = config["d_model"]
     lines = [
         f"out = {DOMAIN}.ReadNormalized <epsilon = {config['layer_norm_eps']!r}> (accumulator, slots)",
-        *linear("out", "kv", "enc.xkv"),
+        *linear("out", "kv", "enc.xkv", rows=ENCODER_ROWS),
         f"memory_keys_out, memory_values_out = {DOMAIN}.WriteMemory (rows, kv, memory_keys, memory_values)",
         f"depth, remainder = {DOMAIN}.ReadHalting (depths, remainders, slots)",
     ]

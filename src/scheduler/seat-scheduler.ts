@@ -106,7 +106,7 @@ export interface SeatProgress {
 
 /** Steps that a launch can have: captured in advance, so there are few. */
 export function launchSteps(stepsMax: number): number[] {
-  return [1, 2, 4, 8, 16].filter((steps) => steps <= stepsMax);
+  return [1, 2, 3, 4, 6, 8, 12, 16].filter((steps) => steps <= stepsMax);
 }
 
 /** Weight of a launch in what a token usually takes. */
@@ -183,7 +183,7 @@ export class SeatScheduler {
     const vacated = [...this.vacated];
     this.vacated.clear();
     // About a token of each sentence: what ends within a launch idles until its end.
-    const wanted = Math.ceil(this.usualSteps);
+    const wanted = Math.round(this.usualSteps);
     const steps = this.ladder.findLast((step) => step <= wanted) ?? 1;
     return { launch: this.launches++, seated, vacated, seats: this.top, steps };
   }
