@@ -12,6 +12,8 @@ export interface BenchPaths {
   /** As of --device. */
   readonly device: string;
   readonly python: string;
+  /** What is compared with runs at its best settings alone, as they were found before, and for a minute or two. */
+  readonly brief: boolean;
 }
 
 export interface Part {
@@ -84,30 +86,32 @@ export const PARTS: Readonly<Record<string, Part>> = {
   },
   'node-loop-score': {
     help: "scoring by a loop over onnxruntime-node's run",
-    command: script('node-loop', ({ models, inputs, out }) => [
+    command: script('node-loop', ({ models, inputs, out, brief }) => [
       join(models, 'ut-lm-en'),
       join(inputs, 'windows.json'),
       join(out, 'node-loop-score.json'),
+      ...(brief ? ['--batch', '128', '--seconds-max', '15'] : []),
     ]),
     results: ['node-loop-score.json'],
   },
   'node-loop-translate': {
     help: 'translation by such a loop',
-    command: script('node-loop', ({ models, inputs, out }) => [
+    command: script('node-loop', ({ models, inputs, out, brief }) => [
       join(models, 'ut-mt-ende'),
       join(inputs, 'sources.json'),
       join(out, 'node-loop-translate.json'),
+      ...(brief ? ['--batch', '64', '--seconds-max', '15'] : []),
     ]),
     results: ['node-loop-translate.json'],
   },
   pytorch: {
     help: 'PyTorch: float32 for the comparison of results, float16 and torch.compile for that of speed',
-    command: python('gpu_baseline', ({ models, inputs, out }) => [
+    command: python('gpu_baseline', ({ models, inputs, out, brief }) => [
       join(out, 'pytorch'),
       ...['--models', models],
       ...['--score-texts', join(inputs, 'windows.json')],
       ...['--translate-texts', join(inputs, 'sources.json')],
-      ...['--seconds-max', '1800'],
+      ...(brief ? ['--variants', 'compiled', '--seconds-max', '170'] : ['--seconds-max', '1800']),
     ]),
     results: ['pytorch/pytorch.json'],
   },
@@ -139,5 +143,15 @@ export const PARTS: Readonly<Record<string, Part>> = {
       ...['--limits', 'batch'],
     ]),
     results: ['parity-batch.json'],
+  },
+  'parity-translate-batch': {
+    help: 'translations in any batch against those one at a time',
+    command: python('gpu_parity', ({ out }) => [
+      join(out, 'translate/batch'),
+      join(out, 'translate/alone'),
+      join(out, 'parity-translate-batch.json'),
+      ...['--limits', 'batch'],
+    ]),
+    results: ['parity-translate-batch.json'],
   },
 };

@@ -13,7 +13,7 @@ import { saveResult } from '../results.js';
 import { type BenchPaths, PARTS, type Part, TEXTS_SEED } from './bench-parts.js';
 
 const ROOT = fileURLToPath(new URL('../../..', import.meta.url));
-const USAGE = `Usage: npm run gpu:bench -- [PART ...] [--device cuda:N] [--models FOLDER] [--python PYTHON] [--provider-unverified]
+const USAGE = `Usage: npm run gpu:bench -- [PART ...] [--device cuda:N] [--models FOLDER] [--python PYTHON] [--provider-unverified] [--brief]
        npm run gpu:bench -- pack
 
 Measures on this machine's GPU and writes loadtest/results/gpu-TIME.json. Parts, all of them unless some are named:
@@ -22,7 +22,7 @@ ${Object.entries(PARTS)
   .map(([name, { help }]) => `  ${name.padEnd(17)}${help}`)
   .join('\n')}
 
---provider-unverified takes the CUDA provider that is there, such as one that was pruned to travel.
+--brief has what is compared with run at its best known settings alone. --provider-unverified takes the CUDA provider that is there, such as one that was pruned to travel.
 pack makes .gpu/parts for a bare machine instead: loadtest/gpu/unpack.sh puts them together there.
 `;
 
@@ -36,6 +36,7 @@ async function main(argv: readonly string[]): Promise<number> {
       models: { type: 'string', default: join(ROOT, 'models') },
       python: { type: 'string', default: process.env.PONDER_PYTHON ?? 'python3' },
       'provider-unverified': { type: 'boolean', default: false },
+      brief: { type: 'boolean', default: false },
       help: { type: 'boolean', default: false },
     },
   });
@@ -56,15 +57,23 @@ async function main(argv: readonly string[]): Promise<number> {
   const out = join(ROOT, '.gpu/bench');
   rmSync(out, { recursive: true, force: true });
   mkdirSync(out, { recursive: true });
-  const { device, models, python } = values;
-  const paths: BenchPaths = { root: ROOT, inputs: join(ROOT, '.gpu/inputs'), models, out, device, python };
+  const { device, models, python, brief } = values;
+  const paths: BenchPaths = { root: ROOT, inputs: join(ROOT, '.gpu/inputs'), models, out, device, python, brief };
   const measuredAt = new Date().toISOString();
   const parts: Record<string, unknown> = {};
   for (const name of names) {
     process.stdout.write(`\n== ${name}\n`);
     parts[name] = await measure(PARTS[name] as Part, paths);
   }
-  const facts = { measuredAt, machine: await describeMachine(), gpus: await gpus(), device, seed: TEXTS_SEED };
+  const machine = await describeMachine();
+  const facts = {
+    measuredAt,
+    commit: packed() ?? machine.commit,
+    machine,
+    gpus: await gpus(),
+    device,
+    seed: TEXTS_SEED,
+  };
   const written = await saveResult('gpu', measuredAt, { json: `${JSON.stringify({ ...facts, parts }, null, 1)}\n` });
   process.stdout.write(`\n${written.join('\n')}\n`);
   return Object.values(parts).some((part) => Object.hasOwn(part as object, 'error')) ? 1 : 0;
@@ -81,6 +90,12 @@ async function refusal(python: string, unverified: boolean): Promise<string | nu
   if (existsSync(join(ROOT, '.gpu/inputs/references.json'))) return null;
   if ((await call(python, [join(ROOT, 'export/gpu_inputs.py'), join(ROOT, '.gpu/inputs')])) === 0) return null;
   return `the texts could not be made: ${python} needs export/requirements.txt, and ../shared beside the checkout; or bring .gpu/inputs from a machine that has them`;
+}
+
+/** The commit that was packed for a machine without the repository. */
+function packed(): string | null {
+  const file = join(ROOT, 'COMMIT');
+  return existsSync(file) ? readFileSync(file, 'utf8').trim() : null;
 }
 
 /** Names, memory and driver of the GPUs, or the reason why there are none. */

@@ -10,8 +10,10 @@ import { scrape, startServer } from '../server.js';
 
 const CONNECTIONS = 256;
 const SECONDS = 6;
-/** Processes' worth of load generator: one thread can't keep the server busy. */
+/** Threads of the load generator: one can't keep the server busy. */
 const WORKERS = 4;
+/** Processes of the server, on the same GPU: what one main thread can parse and answer is less than a GPU can score. */
+const PROCESSES = [1, 4];
 
 interface Case {
   readonly windows: number;
@@ -25,7 +27,7 @@ const CASES: readonly Case[] = [
   { windows: 8, tokens: true },
 ];
 
-async function measure(url: string, windows: readonly number[][], { windows: each, tokens }: Case) {
+async function measure(url: string, processes: number, windows: readonly number[][], { windows: each, tokens }: Case) {
   const requests = Array.from({ length: Math.floor(windows.length / each) }, (_, i) => ({
     method: 'POST' as const,
     path: '/v1/score',
@@ -52,6 +54,7 @@ async function measure(url: string, windows: readonly number[][], { windows: eac
   const seconds = Number(process.hrtime.bigint() - began) / 1e9;
   const result = await running;
   return {
+    processes,
     connections: CONNECTIONS,
     windowsPerRequest: each,
     tokensInReply: tokens,
@@ -69,16 +72,18 @@ async function main([inputs, out, ...options]: readonly string[]): Promise<void>
     throw new Error('usage: http.js WINDOWS.json OUT.json [server options]');
   const windows = JSON.parse(readFileSync(inputs, 'utf8')) as number[][];
   const limits = ['--requests-max', '1024', '--queue-lanes-max', '100000', '--queue-tokens-max', '100000000'];
-  const server = await startServer([...limits, ...options]);
   const results = [];
-  try {
-    for (const one of CASES) {
-      const measured = await measure(server.url, windows, one);
-      console.log(JSON.stringify(measured));
-      results.push(measured);
+  for (const processes of PROCESSES) {
+    const server = await startServer([...limits, '--workers', String(processes), ...options], processes);
+    try {
+      for (const one of CASES) {
+        const measured = await measure(server.url, processes, windows, one);
+        console.log(JSON.stringify(measured));
+        results.push(measured);
+      }
+    } finally {
+      await server.stop();
     }
-  } finally {
-    await server.stop();
   }
   writeFileSync(out, JSON.stringify({ options, results }, null, 1));
 }

@@ -172,6 +172,9 @@ async function main([inputs, out, ...options]: readonly string[]): Promise<void>
     if (round === 1) writeTranslations(join(out, 'batch'), a.results, model.eosId);
     save();
   }
+  const crowded = await translateAll({ ...common, budget: adaptive, rounds: ROUNDS.adaptive, inFlight: 4 * IN_FLIGHT });
+  report['1024 in flight'] = crowded.rate;
+  console.log(JSON.stringify({ inFlight: 4 * IN_FLIGHT, rate: crowded.rate }));
   const beam = await translateAll({ ...common, sources: sources.slice(0, 500), budget: adaptive, rounds: 1, beam: 4 });
   report.beam4 = beam.rate;
   console.log(JSON.stringify({ beam4: beam.rate }));

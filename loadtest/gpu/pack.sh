@@ -13,6 +13,7 @@ provider=$PWD/node_modules/onnxruntime-node/bin/napi-v6/linux/x64
 app=$gpu/app
 rm -rf "$app" "$gpu/parts" && mkdir -p "$app" "$gpu/parts"
 
+git rev-parse HEAD > "$app/COMMIT"
 cp -r package.json package-lock.json .npmrc "$app/"
 (cd "$app" && npm ci --omit=dev --ignore-scripts --silent)
 # The load generator is a development dependency: it comes along with what it needs.

@@ -19,8 +19,8 @@ export interface TranslationSetup {
 
 /** Source positions of one encoder step, and hypotheses of one decoder step: what waits behind it are the tokens of others. */
 const ENCODER_ROWS_MAX = 2048;
-/** A step of so few rows takes 0.1 ms, and the host comes back to the encoder every 0.3 ms: measured, src/README.md. */
-const ENCODER_STEPS_MIN = 2;
+/** A step of so few rows takes 0.1 ms, and a launch the host about half of that: most sentences take five or six steps. */
+const ENCODER_STEPS_MIN = 3;
 const DECODER_ROWS_MAX = 2048;
 /** Greedy sentences that decode at a time, each of which is a row of every step. */
 const SEATS_MAX = 1024;

@@ -183,7 +183,7 @@ export class SeatScheduler {
     const vacated = [...this.vacated];
     this.vacated.clear();
     // About a token of each sentence: what ends within a launch idles until its end.
-    const wanted = Math.round(this.usualSteps);
+    const wanted = Math.ceil(this.usualSteps);
     const steps = this.ladder.findLast((step) => step <= wanted) ?? 1;
     return { launch: this.launches++, seated, vacated, seats: this.top, steps };
   }

@@ -16,6 +16,7 @@ const paths = {
   out: '/out',
   device: 'cuda:1',
   python: 'python3',
+  brief: false,
 };
 
 test('each part starts a program that is there, reads what is made before it, and writes where its results are looked for', () => {
@@ -37,6 +38,17 @@ test('each part starts a program that is there, reads what is made before it, an
     const read = args.filter((arg) => /^\/out\/.*\//.test(arg)).map((arg) => arg.split('/')[2] as string);
     for (const folder of read) assert.ok(written.has(folder), `${name} reads ${folder}`);
     for (const result of results) written.add(result.split('/')[0] as string);
+  }
+});
+
+test('--brief leaves nothing out but settings of what is compared with', () => {
+  for (const [name, { command }] of Object.entries(PARTS)) {
+    const full = command(paths);
+    const brief = command({ ...paths, brief: true });
+    assert.deepEqual(brief.slice(0, 3), full.slice(0, 3), name);
+    if (name.startsWith('node-loop')) assert.match(brief.join(' '), /--batch \d+ --seconds-max \d+/);
+    else if (name === 'pytorch') assert.match(brief.join(' '), /--variants compiled/);
+    else assert.deepEqual(brief, full, name);
   }
 });
 
