@@ -196,7 +196,7 @@ struct Linear::Choice {
       algorithm = candidate.algo;
       chosen = true;
     }
-    if (std::getenv("PONDER_CUDA_VERBOSE") != nullptr)
+    if (std::getenv("ADAPTIVE_CUDA_VERBOSE") != nullptr)
       fprintf(stderr, "linear %d x %d epilogue %d: %.1f us at %d rows\n", k, n, static_cast<int>(epilogue), best / TIMED_RUNS * 1000, tuned_rows);
     cudaFree(x);
     cudaFree(y);

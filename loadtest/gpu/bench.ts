@@ -93,9 +93,9 @@ async function refusal(python: string, unverified: boolean): Promise<string | nu
 }
 
 /** The commit that was packed for a machine without the repository. */
-function packed(): string | null {
+function packed(): { readonly commit: string; readonly dirty: boolean } | null {
   const file = join(ROOT, 'COMMIT');
-  return existsSync(file) ? readFileSync(file, 'utf8').trim() : null;
+  return existsSync(file) ? { commit: readFileSync(file, 'utf8').trim(), dirty: false } : null;
 }
 
 /** Names, memory and driver of the GPUs, or the reason why there are none. */

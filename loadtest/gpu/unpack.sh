@@ -15,6 +15,6 @@ for model in ../models/*; do
   mkdir -p "run/models/$(basename "$model")" && cp -n "$model"/* "run/models/$(basename "$model")/"
 done
 # What gpu:bench looks for beside the server: the Python of the comparison, the texts, the kernels' test.
-rm -rf run/export && ln -s ../../export run/export
+rm -rf run/export && cp -r ../export run/export
 mkdir -p run/.gpu && ln -sfn ../../inputs run/.gpu/inputs && ln -sfn ../../lib run/.gpu/lib
 echo 'ready: .gpu/run'

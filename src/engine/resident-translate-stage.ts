@@ -45,6 +45,10 @@ export interface ResidentTranslateLimits {
   readonly decoder: DecodeLimits;
 }
 
+/** Looks at the device, of some microseconds each, before new jobs are asked for: the encoder may be waiting for one. */
+const LOOKS = 8;
+const NOTHING_YET: StageTurn = { started: [], messages: [] };
+
 export class ResidentTranslateStage implements Stage {
   readonly kind = 'translate';
   readonly model: string;
@@ -105,10 +109,10 @@ export class ResidentTranslateStage implements Stage {
     this.queue.settle(jobId);
   }
 
-  /** One turn of whoever's launch has run, or who has none under way: what it gave is read, and the next enqueued. */
+  /** One turn of whoever's launch has run, or who has none under way: what it gave is read, and the next enqueued. Null: nothing is under way. */
   async turn(now: () => number): Promise<StageTurn | null> {
     const parts = 2 + this.cohorts.length;
-    for (;;) {
+    for (let looks = 0; looks < LOOKS; looks++) {
       let waiting = false;
       for (let tried = 0; tried < parts; tried++) {
         const which = this.next;
@@ -122,6 +126,7 @@ export class ResidentTranslateStage implements Stage {
       }
       if (!waiting) return null;
     }
+    return NOTHING_YET;
   }
 
   private turnOf(part: LaunchCohort<EncodedLane> | SeatCohort | DecodeCohort, now: () => number): StageTurn | null {
