@@ -52,8 +52,14 @@ def compare_scores(want: Scores, have: Scores) -> dict[str, Any]:
     means = [float(depth.mean()) for depth in depths]
     window = np.repeat(np.arange(len(have.counts)), have.counts)
     first = np.repeat(np.cumsum([0, *have.counts[:-1]]), have.counts)
+    # Positions of its window up to each token that halted at another step: it sees them.
+    turned = np.cumsum(~same)
+    turned_before = turned - turned[first] + ~same[first]
     worst = [
-        {"window": int(window[i]), "token": int(i - first[i]), "apart": float(apart[i]), "depths": [int(depth[i]) for depth in depths]}
+        {
+            "window": int(window[i]), "token": int(i - first[i]), "apart": float(apart[i]), "depths": [int(depth[i]) for depth in depths],
+            "depths_apart_before": int(turned_before[i]),
+        }
         for i in np.argsort(-apart, kind="stable")[:WORST]
     ]
     return {
@@ -65,6 +71,8 @@ def compare_scores(want: Scores, have: Scores) -> dict[str, Any]:
         "logprob_mean_signed": float(signed.mean()),
         # Without those that went deeper or less deep themselves: what arithmetic and their neighbours' depths do.
         "logprob_max_at_equal_depth": float(apart[same].max(initial=0)),
+        # Of those that see no position which did: arithmetic alone.
+        "logprob_max_where_none_differs": float(apart[turned_before == 0].max(initial=0)),
         "depths_equal": float(same.mean()),
         "mean_depths": means,
         "mean_depth_apart": abs(means[1] - means[0]) / means[0],

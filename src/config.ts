@@ -141,7 +141,7 @@ export const OPTIONS = {
     help: 'Steps launched at once on a GPU while no sequence is likely to end within them.',
   }),
   deviceCacheRowsMax: integer(262_144, 1, 16 * MIB, {
-    help: "Rows of the decoder's key and value caches on a GPU (2 KiB each at width 512), over all cohorts; full ones make requests wait.",
+    help: "Rows of the decoder's key and value caches on a GPU (2 KiB each at width 512), half for greedy sentences and half for beams; full ones make requests wait.",
   }),
   workers: integer(1, 1, 64, {
     help: 'Processes that share the port, each with an engine of its own; sessions and the limits of keys are those of one process.',

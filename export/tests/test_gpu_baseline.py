@@ -99,11 +99,17 @@ def test_parity_of_scores() -> None:
     want = some_scores()
     logprob, depth = want.logprob.copy(), want.depth.copy()
     logprob[402] += 0.5
+    logprob[500] += 0.25
+    logprob[300] += 0.125
     depth[402:406] += 1
     figures = compare_scores(want, replace(want, logprob=logprob, depth=depth))
-    assert figures["depths_equal"] == 0.996 and figures["logprob_max_at_equal_depth"] == 0
-    assert figures["logprob_max"] == pytest.approx(0.5) and figures["logprob_mean"] == pytest.approx(5e-4)
-    assert figures["worst"][0] | {"apart": 0} == {"window": 2, "token": 1, "apart": 0, "depths": [want.depth[402], depth[402]]}
+    assert figures["depths_equal"] == 0.996 and figures["logprob_max_at_equal_depth"] == pytest.approx(0.25)
+    assert figures["logprob_max"] == pytest.approx(0.5) and figures["logprob_mean"] == pytest.approx(8.75e-4)
+    first = {"window": 2, "token": 1, "apart": 0, "depths": [want.depth[402], depth[402]], "depths_apart_before": 1}
+    assert figures["worst"][0] | {"apart": 0} == first
+    # Token 500 sees four positions that halted at another step, token 300 none.
+    assert [token["depths_apart_before"] for token in figures["worst"][1:3]] == [4, 0]
+    assert figures["logprob_max_where_none_differs"] == pytest.approx(0.125)
     assert missed(figures, LIMITS["pytorch"]) == ["logprob_max is 0.5, the limit 0.02"]
     assert [line.split()[0] for line in missed(figures, LIMITS["batch"])] == ["logprob_max", "depths_equal"]
     assert missed({"logprob_max": float("nan")}, LIMITS["batch"]), "NaN is no pass"
