@@ -90,8 +90,9 @@ export async function runWorker(setup: WorkerSetup, open: typeof openBackend = o
   // Listening keeps the thread alive and wakes it; a message it gets this way is kept for `receive`.
   const inbox: ToEngine[] = [];
   let wake: (() => void) | null = null;
-  port.on('message', (message: ToEngine) => {
-    inbox.push(message);
+  const take = (messages: ToEngine | readonly ToEngine[]) => inbox.push(...([messages].flat() as ToEngine[]));
+  port.on('message', (messages: ToEngine | readonly ToEngine[]) => {
+    take(messages);
     wake?.();
   });
   const loop = new EngineLoop({
@@ -104,7 +105,8 @@ export async function runWorker(setup: WorkerSetup, open: typeof openBackend = o
     now: monotonicMs,
     receive: () => {
       flush();
-      return inbox.shift() ?? (receiveMessageOnPort(port)?.message as ToEngine | undefined) ?? null;
+      if (inbox.length === 0) take(receiveMessageOnPort(port)?.message ?? []);
+      return inbox.shift() ?? null;
     },
     wait: (untilMs) => {
       flush();
