@@ -65,15 +65,8 @@ async function main(argv: readonly string[]): Promise<number> {
     process.stdout.write(`\n== ${name}\n`);
     parts[name] = await measure(PARTS[name] as Part, paths);
   }
-  const machine = await describeMachine();
-  const facts = {
-    measuredAt,
-    commit: packed() ?? machine.commit,
-    machine,
-    gpus: await gpus(),
-    device,
-    seed: TEXTS_SEED,
-  };
+  const machine = { ...(await describeMachine()), ...packed() };
+  const facts = { measuredAt, machine, gpus: await gpus(), device, seed: TEXTS_SEED };
   const written = await saveResult('gpu', measuredAt, { json: `${JSON.stringify({ ...facts, parts }, null, 1)}\n` });
   process.stdout.write(`\n${written.join('\n')}\n`);
   return Object.values(parts).some((part) => Object.hasOwn(part as object, 'error')) ? 1 : 0;
