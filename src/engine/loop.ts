@@ -314,7 +314,9 @@ export class EngineLoop {
     if (this.memory === null || nowMs - this.memory.atMs >= DEVICE_MEMORY_INTERVAL_MS)
       this.memory = { ...device.memory(), atMs: nowMs };
     const onDevice = reports.filter((_, i) => device.runs(this.stages[i] as Stage)).flat();
-    const busySeconds = onDevice.reduce((sum, { computeSeconds }) => sum + computeSeconds, 0);
+    const computeSeconds = onDevice.reduce((sum, report) => sum + report.computeSeconds, 0);
+    // What runs on streams beside each other takes its time for itself; the device is busy once.
+    const busySeconds = Math.min(computeSeconds, (nowMs - this.reportedAtMs) / 1000);
     const { usedBytes, totalBytes } = this.memory;
     return { name: device.name, usedBytes, totalBytes, busySeconds };
   }
