@@ -99,6 +99,20 @@ test('memory is known before anything runs, is asked for once a second, and only
   assert.equal(DEVICE_MEMORY_INTERVAL_MS, 1000);
 });
 
+test('launches beside each other say together more than has passed: the device was busy no longer than that', async () => {
+  const family = new SlowFamily();
+  const fetch = family.fetch.bind(family);
+  family.fetch = (plan) => ({ ...fetch(plan), deviceMs: 1e6 });
+  const reports = await run(
+    Array.from({ length: 8 }, (_, id) => job(id, 'gpu')),
+    family,
+    () => 1,
+  );
+  const busy = reports.reduce((sum, { device }) => sum + (device?.busySeconds ?? 0), 0);
+  // The clock of the test goes on by some 10 ms a look.
+  assert.ok(busy > 0.1 && busy < 10, `${busy} s`);
+});
+
 test('a device that is lost in the middle of a launch ends the loop with its reason: nothing more is posted', async () => {
   const family = new SlowFamily();
   const fetch = family.fetch.bind(family);
