@@ -191,10 +191,12 @@ def test_halting_update() -> None:
 def test_every_function_of_the_packages_is_tested() -> None:
     """A function that is exported and not in this folder's tests would go unseen."""
     folder = Path(__file__).parent
-    # Those of attention spans stand alone in the test of their family.
-    tested = " ".join(path.read_text() for path in [*folder.glob("test_functions*.py"), folder / "test_adaptive_span.py"])
+    # Those of attention spans stand alone in the tests of their family.
+    tests = [*folder.glob("test_functions*.py"), folder / "test_adaptive_span.py", folder / "test_span_layer.py"]
+    tested = " ".join(path.read_text() for path in tests)
     used = {f.name for path in ROOT.glob("models/*/*.onnx") for f in onnx.load(path, load_external_data=False).functions}
     assert used
     for name in used:
-        builder = re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower().replace("mat_mul", "matmul")
-        assert re.search(rf"(functions|onnx_span)\.{builder}\(", tested), name  # also cuda_functions.
+        # The number of a layer's groups is no part of what a function means.
+        builder = re.sub(r"(?<!^)(?=[A-Z])", "_", name.rstrip("0123456789")).lower().replace("mat_mul", "matmul")
+        assert re.search(rf"(functions|cuda_seats|onnx_span|span_layer)\.{builder}\(", tested), name  # also cuda_functions.
