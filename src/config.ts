@@ -356,11 +356,11 @@ export function assertServable(config: Config, models: readonly ModelDescription
         `cacheRowsMax (${config.cacheRowsMax}) is below what a request to ${id} can need (${rows}): raise --cache-rows-max`,
       );
     }
-    // Half of it is for greedy sentences.
     const onDevice = 2 * rows * config.deviceCohorts;
     if (task === 'translate' && config.deviceCacheRowsMax < onDevice) {
       throw new ConfigError(
-        `deviceCacheRowsMax (${config.deviceCacheRowsMax}) is below what a request to ${id} can need in each cohort (${onDevice} in all): raise --device-cache-rows-max`,
+        `deviceCacheRowsMax (${config.deviceCacheRowsMax}) is below ${onDevice}: half of it is for greedy sentences, and in each of ` +
+          `${config.deviceCohorts} cohorts a request to ${id} can need ${rows}; raise --device-cache-rows-max`,
       );
     }
   }

@@ -5,10 +5,11 @@
 import assert from 'node:assert/strict';
 import { SEAT, SEAT_FIELDS, type SeatPlan, type SeatResult } from '../src/scheduler/seat-scheduler.js';
 import { haltingProbability, haltingUpdate } from './halting-oracle.js';
-import { BOS, bestTokens, EOS, prefixPrints } from './translation-oracle.js';
+import { BOS, bestTokens, EOS, prefixPrints, stutters } from './translation-oracle.js';
 
 interface Seat {
   readonly jobId: number;
+  readonly memoryRows: Int32Array;
   readonly source: Int32Array;
   readonly budget: { readonly maxSteps: number; readonly minSteps: number; readonly threshold: number };
   readonly tokensMax: number;
@@ -19,6 +20,8 @@ interface Seat {
   said: number;
   sum: number;
   running: boolean;
+  /** Whoever hears it ends it for that. */
+  repeats: boolean;
 }
 
 export class FakeSeats {
@@ -52,12 +55,21 @@ export class FakeSeats {
     for (const { seat, request, cacheBase } of seated) {
       assert.ok(seat < this.seatsMax && seat < seats);
       const before = this.seats[seat];
-      assert.ok(before?.running !== true || this.gone.has(before.jobId), 'nobody is unseated who has more to say');
+      assert.ok(before === undefined || !this.isHeard(before), 'nobody is unseated who has more to say');
       const { budget, maxNewTokens, memoryRows, jobId } = request;
       const source = this.sourceOf(memoryRows);
       const cache = [cacheBase, cacheBase + maxNewTokens * budget.maxSteps] as const;
-      const counts = { stepsHere: 0, steps: 0, said: 0, sum: 0, running: true };
-      this.seats[seat] = { jobId, source, budget, tokensMax: maxNewTokens, cache, prefix: [BOS], ...counts };
+      const counts = { stepsHere: 0, steps: 0, said: 0, sum: 0, running: true, repeats: false };
+      this.seats[seat] = {
+        jobId,
+        memoryRows,
+        source,
+        budget,
+        tokensMax: maxNewTokens,
+        cache,
+        prefix: [BOS],
+        ...counts,
+      };
     }
     this.checkCache();
     const running = this.seats.flatMap((seat, i) => (seat?.running === true ? [i] : []));
@@ -79,6 +91,10 @@ export class FakeSeats {
     return { seats: table, saidIds, saidNumbers, contextTokens };
   }
 
+  private isHeard({ running, repeats, jobId }: Seat): boolean {
+    return running && !repeats && !this.gone.has(jobId);
+  }
+
   private checkCache(): void {
     const ranges = this.seats.flatMap((seat) => (seat?.running === true ? [seat.cache] : []));
     ranges.sort(([a], [b]) => a - b);
@@ -88,6 +104,7 @@ export class FakeSeats {
 
   private step(i: number, seat: Seat): void {
     const { prefix, source, budget } = seat;
+    if (this.isHeard(seat)) assert.equal(this.sourceOf(seat.memoryRows), source, 'its memory stands while it is heard');
     seat.stepsHere += 1;
     seat.steps += 1;
     const position = prefix.length - 1;
@@ -109,6 +126,7 @@ export class FakeSeats {
     }
     if (seat.stepsHere < maxSteps) this.renewed += 1;
     prefix.push(id);
+    seat.repeats ||= stutters(prefix.slice(1));
     seat.stepsHere = 0;
     seat.sum = 0;
   }

@@ -1,4 +1,4 @@
-/** Sentences that decode on a device in the same launches: one launch a step, and what it gives decides the next at once. */
+/** Sentences that decode by beams on a device in the same launches: one launch a step, and what it gives decides the next at once. */
 
 import { BEAM_MAX } from '../config.js';
 import type { DecodeLaunch, LaunchingDecoder } from '../families/resident-decoder.js';
@@ -54,6 +54,7 @@ export class DecodeCohort {
   }
 
   submit(request: DecodeRequest): void {
+    if (request.beam === 1) throw new Error('a greedy sentence has a seat');
     this.scheduler.submit(request);
   }
 
@@ -135,10 +136,6 @@ export class DecodeCohort {
 
   private bestOf({ request, hypotheses }: Sentence): BestTokens {
     const k = candidatesPerHypothesis(request.beam);
-    if (request.beam === 1) {
-      const start = (hypotheses[0]?.slot as number) * BEST_MAX;
-      return { ids: this.bestIds, logprobs: this.bestLogprobs, k, start };
-    }
     const ids = new Int32Array(hypotheses.length * k);
     const logprobs = new Float32Array(hypotheses.length * k);
     for (let i = 0; i < hypotheses.length; i++) {

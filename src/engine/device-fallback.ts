@@ -29,7 +29,9 @@ export async function openAnywhere(
   const sizes = setup.device;
   if (device === null || sizes === undefined) return openModel(backend, model, setup, false);
   if (model.span !== undefined) {
-    const spans = await orFallBack(device, model, sizes, warn, (on) => openSpansOnDevice(on, model, setup, sizes));
+    const spans = await orFallBack(device, model, sizes, warn, (on) =>
+      openSpansOnDevice(on, model, setup, sizes, warn),
+    );
     return spans?.map(asOnDevice) ?? openModel(backend, model, setup, false);
   }
   const onDevice = await orFallBack(device, model, sizes, warn, async (on) => openOnDevice(on, model, sizes));

@@ -72,8 +72,9 @@ export function openSpansOnDevice(
   model: ModelDescription,
   setup: ModelSetup,
   { threads, rowsMax }: DeviceSetup,
+  warn: (reason: string) => void,
 ): Promise<Opened[]> {
   const graphs = model.deviceGraphs ?? model.graphs;
   const limits = { ...setup.limits, rowsMax };
-  return openModel(new HostedBackend(device, threads), { ...model, graphs }, { ...setup, limits }, false);
+  return openModel(new HostedBackend(device, threads, warn), { ...model, graphs }, { ...setup, limits }, false);
 }

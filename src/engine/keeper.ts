@@ -55,7 +55,10 @@ export function spawnWorker(setup: WorkerSetup): Worker {
   return new EngineThread(new URL('./thread.js', import.meta.url), { workerData: setup });
 }
 
-/** Messages of a turn of the event loop travel together, in their order: each on its own costs both threads several microseconds. */
+/**
+ * Messages of a turn of the event loop travel together, in their order: each on its own costs both threads several microseconds. They are plain data
+ * (protocol.ts): one that can't be cloned is a defect, and ends the process rather than the request that it was part of.
+ */
 class EngineThread extends Worker {
   private outbox: ToEngine[] = [];
 

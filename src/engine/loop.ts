@@ -10,7 +10,7 @@ import type { ModelDescription } from '../models/description.js';
 import type { DeviceMemory } from '../runtime/device.js';
 import { FairShare } from '../scheduler/fair-share.js';
 import type { DeviceTelemetry, EngineTelemetry, FromEngine, Job, StageTelemetry, ToEngine } from './protocol.js';
-import type { Stage, StageGauges, StageTurn } from './stage.js';
+import { NOTHING_YET, type Stage, type StageGauges, type StageTurn } from './stage.js';
 
 /** A report at most this often, milliseconds: often enough for a scrape, rare enough to cost nothing. */
 export const TELEMETRY_INTERVAL_MS = 100;
@@ -108,9 +108,10 @@ export class EngineLoop {
     return times.length === 0 ? null : Math.min(...times);
   }
 
-  /** Runs one plan of the first stage that has one; false: none has. */
+  /** Runs one plan of the first stage that has one; false: none has, and nothing is under way. */
   private async turn(): Promise<boolean> {
     const { now } = this.deps;
+    let underWay = false;
     for (const i of this.share.order()) {
       const startMs = now();
       const turn = await (this.stages[i] as Stage).turn(now);
@@ -118,11 +119,15 @@ export class EngineLoop {
         this.share.rest(i);
         continue;
       }
+      if (turn === NOTHING_YET) {
+        underWay = true;
+        continue;
+      }
       this.share.charge(i, now() - startMs);
       this.settle(turn, startMs);
       return true;
     }
-    return false;
+    return underWay;
   }
 
   private takeMessages(): void {

@@ -21,7 +21,7 @@ import { DecodeCohort } from './decode-cohort.js';
 import { LaunchCohort } from './launch-cohort.js';
 import type { Job, StageTelemetry } from './protocol.js';
 import { SeatCohort } from './seat-cohort.js';
-import { type Stage, StageCounter, type StageGauges, type StageTurn } from './stage.js';
+import { NOTHING_YET, type Stage, StageCounter, type StageGauges, type StageTurn } from './stage.js';
 import { TranslateJobs } from './translate-jobs.js';
 
 export interface ResidentTranslateModel {
@@ -47,7 +47,10 @@ export interface ResidentTranslateLimits {
 
 /** Looks at the device, of some microseconds each, before new jobs are asked for: the encoder may be waiting for one. */
 const LOOKS = 8;
-const NOTHING_YET: StageTurn = { started: [], messages: [] };
+/** After so long the thread waits for the device and says nothing, so that a launch which hangs is noticed by whoever listens (watchdog.ts). */
+const LOOKING_MS_MAX = 1000;
+
+type Part = LaunchCohort<EncodedLane> | SeatCohort | DecodeCohort;
 
 export class ResidentTranslateStage implements Stage {
   readonly kind = 'translate';
@@ -61,9 +64,12 @@ export class ResidentTranslateStage implements Stage {
   private readonly decoderCounter: StageCounter;
   private readonly seats: SeatCohort;
   private readonly cohorts: readonly DecodeCohort[];
+  private readonly parts: readonly Part[];
   private halting: HaltingCounts;
-  /** Whose turn is next: 0 the encoder's, 1 the seats', then each cohort's. */
+  /** Whose turn is next, of `parts`. */
   private next = 0;
+  /** Since when nothing has run; null: something has. */
+  private lookingSinceMs: number | null = null;
 
   constructor(model: ResidentTranslateModel, limits: ResidentTranslateLimits) {
     const { id, maxSteps, bosId, eosId } = model;
@@ -81,6 +87,7 @@ export class ResidentTranslateStage implements Stage {
     this.cohorts = model.decoders.map((family) => {
       return new DecodeCohort({ maxSteps, bosId, eosId, limits: limits.decoder, family, ...shared });
     });
+    this.parts = [this.encoder, this.seats, ...this.cohorts];
   }
 
   submit(job: Job, timeLimits: TimeLimits): number {
@@ -109,33 +116,38 @@ export class ResidentTranslateStage implements Stage {
     this.queue.settle(jobId);
   }
 
-  /** One turn of whoever's launch has run, or who has none under way: what it gave is read, and the next enqueued. Null: nothing is under way. */
+  /** One turn of whoever's launch has run, or who has none under way: what it gave is read, and the next enqueued. */
   async turn(now: () => number): Promise<StageTurn | null> {
-    const parts = 2 + this.cohorts.length;
+    let waiting: Part | null = null;
     for (let looks = 0; looks < LOOKS; looks++) {
-      let waiting = false;
-      for (let tried = 0; tried < parts; tried++) {
-        const which = this.next;
-        this.next = (this.next + 1) % parts;
-        const part = which === 0 ? this.encoder : which === 1 ? this.seats : (this.cohorts[which - 2] as DecodeCohort);
-        if (!part.ready) waiting = true;
+      waiting = null;
+      for (let tried = 0; tried < this.parts.length; tried++) {
+        const part = this.parts[this.next] as Part;
+        this.next = (this.next + 1) % this.parts.length;
+        if (!part.ready) waiting = part;
         else {
           const turn = this.turnOf(part, now);
           if (turn !== null) return turn;
         }
       }
-      if (!waiting) return null;
+      if (waiting === null) return null;
     }
-    return NOTHING_YET;
+    const nowMs = now();
+    this.lookingSinceMs ??= nowMs;
+    return nowMs - this.lookingSinceMs < LOOKING_MS_MAX ? NOTHING_YET : this.turnOf(waiting as Part, now);
   }
 
-  private turnOf(part: LaunchCohort<EncodedLane> | SeatCohort | DecodeCohort, now: () => number): StageTurn | null {
+  private turnOf(part: Part, now: () => number): StageTurn | null {
+    let turn: StageTurn | null = null;
     if (part instanceof LaunchCohort) {
       const started = part.turn(now, (lane, encoded) => this.handOver(lane, encoded));
-      return started === null ? null : { started, messages: [] };
+      if (started !== null) turn = { started, messages: [] };
+    } else {
+      const messages = part.turn(now);
+      if (messages !== null) turn = { started: [], messages };
     }
-    const messages = part.turn(now);
-    return messages === null ? null : { started: [], messages };
+    if (turn !== null) this.lookingSinceMs = null;
+    return turn;
   }
 
   /** An encoded sentence goes on to a seat, or to the cohort that has the fewest, and its memory rows with it. */

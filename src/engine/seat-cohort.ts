@@ -51,7 +51,10 @@ export class SeatCohort {
     this.scheduler.submit(request);
   }
 
-  /** Whatever runs now still writes for it, and nothing that comes later does. */
+  /**
+   * What runs now still reads and writes for it, and what comes later does not. Its memory rows are given back all the same, and the encoder may write
+   * them meanwhile, on its own stream: a row reads no memory but its own, and nobody hears what this one says any more. So it is after a repetition.
+   */
   abort(jobId: number): void {
     for (const rows of this.scheduler.abort(jobId)) this.setup.memory.give(rows);
   }

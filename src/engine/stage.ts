@@ -17,6 +17,9 @@ export interface StageTurn {
   readonly messages: readonly StageMessage[];
 }
 
+/** Launches are under way, and none has run: other stages may have something to do. */
+export const NOTHING_YET: StageTurn = { started: [], messages: [] };
+
 export interface StageGauges {
   readonly lanesWaiting: number;
   readonly lanesRunning: number;
@@ -48,7 +51,7 @@ export interface Stage {
   expireIdle?(): boolean;
   /** When that is due next; null: nothing is kept. */
   idleUntilMs?(): number | null;
-  /** Runs one plan; null: there is nothing to do. Rejects when a graph fails. */
+  /** Runs one plan; null: there is nothing to do; NOTHING_YET: what is under way has not run. Rejects when a graph fails. */
   turn(now: () => number): Promise<StageTurn | null>;
   gauges(): StageGauges;
   /** What happened since the last call. */

@@ -1,6 +1,14 @@
 /** The launches of a family on a device, by key: what repeats is captured once, before the server is ready, and launched as one. */
 import type { BoundRun, Device, DeviceGraph, Sequence, View } from '../runtime/device.js';
 
+const KEYS = 65_536;
+
+/** Two buckets as one number, for which a map needs no text. */
+export function keyOf(rows: number, other: number): number {
+  if (other >= KEYS) throw new RangeError(`a bucket of ${other} is not below ${KEYS}`);
+  return rows * KEYS + other;
+}
+
 export class CapturedRuns<Key extends string | number> {
   private readonly sequences = new Map<Key, Sequence>();
   private readonly runs: BoundRun[] = [];

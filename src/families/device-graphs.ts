@@ -15,7 +15,12 @@ export function openDeviceGraphs<Name extends string>(
   try {
     for (const name of names) {
       const described = model.deviceGraphs?.[name];
-      if (described === undefined) throw new RuntimeFailure('open', `the package has no float16 graph ${name}`);
+      if (described === undefined)
+        throw new RuntimeFailure(
+          'open',
+          `the package has no float16 graph ${name}: its graphs are older than this server; ` +
+            `python export/renew_graphs.py ${model.folder} makes them anew over its weights`,
+        );
       const graph = device.open(path.join(model.folder, described.file));
       opened.set(name, graph);
       expectSame(name, described, graph);

@@ -1,5 +1,5 @@
 /**
- * The decoder of a translating model on a device: states, keys, values and halting sums stay there. What the host sends of a step is one array
+ * The decoder of a translating model on a device, for beams: states, keys, values and halting sums stay there. What the host sends of a step is one array
  * (decode-tables.ts); what comes back is a flag, a remainder and the best next tokens of every row.
  *
  * The best tokens are computed for all rows, not only for those that halt: which ones do is known on the device alone, and asking first would cost
@@ -9,7 +9,7 @@ import { RuntimeFailure } from '../runtime/backend.js';
 import type { Device, DeviceBuffer, DeviceGraph, Marker, PinnedArray, View } from '../runtime/device.js';
 import type { DecodeAdvancePlan } from '../scheduler/decode-scheduler.js';
 import type { AdvanceResult } from '../scheduler/scheduler.js';
-import { CapturedRuns } from './captured-runs.js';
+import { CapturedRuns, keyOf } from './captured-runs.js';
 import { type DecodeLayout, decodeLayout, type FilledTables, fillDecodeTables } from './decode-tables.js';
 import { PrefixKeys } from './prefix-keys.js';
 import type { ResidentMemory } from './resident-memory.js';
@@ -52,8 +52,8 @@ export interface LaunchingDecoder {
   takePadded(): number;
 }
 
-/** Best tokens that a launch can be asked for: greedy, a beam of 4, the widest beam. */
-const TOP_BUCKETS = [1, 8, 16];
+/** Best tokens that a launch can be asked for: of beams up to 4, of the widest. Greedy sentences have seats (seated-decoder.ts). */
+const TOP_BUCKETS = [8, 16];
 const TOP_MAX = 16;
 
 export class ResidentDecoder implements LaunchingDecoder {
@@ -78,7 +78,7 @@ export class ResidentDecoder implements LaunchingDecoder {
   private readonly ended: Marker;
   private readonly steps: CapturedRuns<number>;
   private readonly finishes: CapturedRuns<number>;
-  private filled: FilledTables = { count: 0, keys: 0, k: 1 };
+  private filled: FilledTables = { count: 0, keys: 0, k: 0 };
 
   constructor(
     private readonly device: Device,
@@ -285,11 +285,6 @@ export class ResidentDecoder implements LaunchingDecoder {
     const objects = [...pinned, ...Object.values(this.buffers), ...this.counts, this.began, this.ended];
     for (const object of objects) object.release();
   }
-}
-
-/** Two buckets as one number, for which a map needs no text. */
-function keyOf(rows: number, other: number): number {
-  return rows * 65_536 + other;
 }
 
 /** Buckets of rows that begin or are renewed beside `rows` hypotheses: never more than there are. */

@@ -14,7 +14,7 @@ import type {
   RowRange,
   StepProgress,
 } from '../scheduler/resident-scheduler.js';
-import { CapturedRuns } from './captured-runs.js';
+import { CapturedRuns, keyOf } from './captured-runs.js';
 import { bucketFor, renewedBuckets, rowBuckets } from './row-buckets.js';
 
 /** Columns of the row table: slot, cache row, position, step, first key, visible keys, lane, limits. */
@@ -320,11 +320,6 @@ export class ResidentStack {
     for (const memory of [...pinned, this.accumulator, this.depths, this.remainders, ...Object.values(this.buffers)])
       memory.release();
   }
-}
-
-/** Two buckets as one number, for which a map needs no text. */
-function keyOf(rows: number, other: number): number {
-  return rows * 65_536 + other;
 }
 
 /** Pieces that `rows` rows of at most `lanes` lanes can need. */

@@ -4,8 +4,15 @@
  * token of every row, since only the device knows which positions have halted.
  */
 import type { Device, DeviceBuffer, DeviceGraph, Marker, PinnedArray, View } from '../runtime/device.js';
-import { launchSteps, SEAT, SEAT_FIELDS, type SeatPlan, type SeatResult } from '../scheduler/seat-scheduler.js';
-import { CapturedRuns } from './captured-runs.js';
+import {
+  launchSteps,
+  SEAT,
+  SEAT_FIELDS,
+  type SeatedSentence,
+  type SeatPlan,
+  type SeatResult,
+} from '../scheduler/seat-scheduler.js';
+import { CapturedRuns, keyOf } from './captured-runs.js';
 import type { ResidentMemory } from './resident-memory.js';
 import { ROW_FIELDS } from './resident-stack.js';
 import { bucketFor, rowBuckets } from './row-buckets.js';
@@ -266,9 +273,7 @@ export class SeatedDecoder implements SeatingDecoder {
     const bucket = bucketFor(this.arrivalBuckets, count);
     arrivals.data.fill(0, 0, count * SEAT_FIELDS);
     for (let i = 0; i < seated.length; i++) {
-      const sentence = seated[i];
-      if (sentence === undefined) break;
-      const { seat, cacheBase, request } = sentence;
+      const { seat, cacheBase, request } = seated[i] as SeatedSentence;
       const { budget, memoryRows, maxNewTokens } = request;
       const row = i * SEAT_FIELDS;
       arrivals.data[row + SEAT.running] = 1;
@@ -316,9 +321,4 @@ export class SeatedDecoder implements SeatingDecoder {
     const objects = this.exchanges.flatMap((exchange) => Object.values(exchange) as { release(): void }[]);
     for (const object of [...objects, this.saidIds, this.saidNumbers, ...Object.values(this.buffers)]) object.release();
   }
-}
-
-/** Two small numbers as one, for which a map needs no text. */
-function keyOf(rows: number, other: number): number {
-  return rows * 65_536 + other;
 }

@@ -169,7 +169,11 @@ export function createMetrics(sources: MetricSources, options: MetricOptions) {
       'Rows computed on a GPU only because launches are captured for fixed row counts.',
       STACK,
     ),
-    keysUseful: counter('ponder_attention_keys_useful_total', 'Keys that attention was asked for.', STACK),
+    keysUseful: counter(
+      'ponder_attention_keys_useful_total',
+      'Keys that attention was asked for; on a GPU those of beams alone.',
+      STACK,
+    ),
     keysComputed: counter(
       'ponder_attention_keys_computed_total',
       'Keys that attention computed; what exceeds the useful ones is padding.',
@@ -216,7 +220,11 @@ export function createMetrics(sources: MetricSources, options: MetricOptions) {
     lanesRunning: gauge('ponder_lanes_running', 'Sequences in the depth loop.', []),
     slotsUsed: gauge('ponder_slots_used', 'Positions whose state is held.', []),
     slotsTotal: gauge('ponder_slots_capacity', 'Positions whose state can be held.', []),
-    cacheRowsUsed: gauge('ponder_cache_rows_used', "Rows of the decoders' key and value caches in use.", []),
+    cacheRowsUsed: gauge(
+      'ponder_cache_rows_used',
+      "Rows of the decoders' key and value caches that are held; a greedy translation on a GPU holds all it can need.",
+      [],
+    ),
     cacheRowsTotal: gauge('ponder_cache_rows_capacity', "Rows of the decoders' key and value caches.", []),
     engineReady: pulled(
       'ponder_engine_ready',

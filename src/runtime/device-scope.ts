@@ -84,8 +84,8 @@ export class DeviceScope implements Device {
     return this.track(this.inner.float32(capacity));
   }
 
-  capture(enqueue: () => void): Sequence {
-    return this.track(this.inner.capture(enqueue));
+  capture(enqueue: () => void, sources?: readonly PinnedArray[]): Sequence {
+    return this.track(this.inner.capture(enqueue, sources));
   }
 
   marker(): Marker {

@@ -145,6 +145,7 @@ class HostedGraph implements Graph {
   constructor(
     private readonly device: Device,
     private readonly graph: DeviceGraph,
+    private readonly warn: (reason: string) => void,
   ) {
     this.inputs = graph.inputs;
     this.outputs = graph.outputs;
@@ -168,9 +169,10 @@ class HostedGraph implements Graph {
     try {
       run.capture();
     } catch (error) {
+      if (!(error instanceof RuntimeFailure)) throw error;
       // Without the native operators a graph may hold some that can't be captured.
       this.captures = false;
-      process.emitWarning(`a graph is not captured, and runs slower: ${(error as Error).message}`);
+      this.warn(`a graph is not captured, and runs slower: ${error.message}`);
     }
   }
 
@@ -205,6 +207,8 @@ export class HostedBackend implements Backend {
   constructor(
     private readonly deviceOf: Device,
     readonly threads: number,
+    /** Is told why steps run slower than they might. */
+    private readonly warn: (reason: string) => void,
   ) {}
 
   get device(): string {
@@ -212,7 +216,7 @@ export class HostedBackend implements Backend {
   }
 
   open(file: string): Graph {
-    return new HostedGraph(this.deviceOf, this.deviceOf.open(file));
+    return new HostedGraph(this.deviceOf, this.deviceOf.open(file), this.warn);
   }
 
   tensor(type: ElementType, capacity: number): Tensor {

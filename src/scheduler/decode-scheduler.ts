@@ -102,8 +102,6 @@ export interface BestTokens {
   readonly ids: Int32Array;
   readonly logprobs: Float32Array;
   readonly k: number;
-  /** Where a beam of 1 finds its token, in elements; absent: at 0. */
-  readonly start?: number;
 }
 
 export interface NewToken {
@@ -291,9 +289,8 @@ export class DecodeScheduler {
   private advanceGreedy(sentence: Sentence, best: BestTokens, tokens: NewToken[]): Decoded[] | null {
     const { lengthPenalty, maxNewTokens } = sentence.request;
     const parent = sentence.hypotheses[0] as Hypothesis;
-    const start = best.start ?? 0;
-    const id = best.ids[start] as number;
-    const logprob = best.logprobs[start] as number;
+    const id = best.ids[0] as number;
+    const logprob = best.logprobs[0] as number;
     const { depth } = parent.node;
     const { ids, logprobs, depths } = parent;
     const total = parent.total + logprob;

@@ -1,8 +1,10 @@
 /** The loop's messages one by one; test/sim/ asks the same of thousands of schedules. */
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { TELEMETRY_INTERVAL_MS } from '../../src/engine/loop.js';
+import { EngineLoop, TELEMETRY_INTERVAL_MS } from '../../src/engine/loop.js';
 import type { FromEngine, ScoreJob, ToEngine } from '../../src/engine/protocol.js';
+import { ScoreStage } from '../../src/engine/score-stage.js';
+import { NOTHING_YET, type Stage } from '../../src/engine/stage.js';
 import { FakeFamily } from '../fake-family.js';
 import { scoreCounts, scoreLoop } from './score-loop.js';
 
@@ -206,4 +208,36 @@ test('a graph that fails ends the loop: what the pools hold is unknown', async (
     post: () => {},
   });
   await assert.rejects(loop.run(), /out of memory/);
+});
+
+test('a stage whose launches have not run lets the others work, and nothing is told of it', async () => {
+  const posted: FromEngine[] = [];
+  const inbox = [submit(1, [4])];
+  let looks = 0;
+  let nowMs = 0;
+  const host = new ScoreStage({ id: 'm', maxSteps: 8, family: new FakeFamily(LIMITS, () => (nowMs += 1)) }, LIMITS);
+  const none = { lanesWaiting: 0, lanesRunning: 0, slotsUsed: 0, slotsTotal: 0, cacheRowsUsed: 0, cacheRowsTotal: 0 };
+  // Never done before the other one is.
+  const looking: Stage = {
+    ...{ model: 'gpu', kind: 'translate', submit: () => 1, abort: () => {}, expire: () => [], settle: () => {} },
+    turn: async () => {
+      looks += 1;
+      return posted.some(({ type }) => type === 'done') ? null : NOTHING_YET;
+    },
+    ...{ gauges: () => none, telemetry: () => [] },
+  };
+  const loop = new EngineLoop({
+    stages: [looking, host],
+    queueWaitMsMax: 1000,
+    now: () => nowMs,
+    receive: () => inbox.shift() ?? null,
+    wait: async () => void inbox.push(DRAIN),
+    post: (message) => posted.push(message),
+  });
+  await loop.run();
+  assert.ok(looks > 1);
+  assert.deepEqual(
+    posted.map(({ type }) => type).filter((type) => type !== 'telemetry'),
+    ['window', 'done', 'drained'],
+  );
 });

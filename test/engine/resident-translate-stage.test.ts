@@ -4,7 +4,7 @@ import { test } from 'node:test';
 import fc from 'fast-check';
 import type { Budget, StageTelemetry, TranslateJob } from '../../src/engine/protocol.js';
 import { type ResidentTranslateLimits, ResidentTranslateStage } from '../../src/engine/resident-translate-stage.js';
-import type { StageMessage } from '../../src/engine/stage.js';
+import { NOTHING_YET, type StageMessage } from '../../src/engine/stage.js';
 import type { Launch, Launching } from '../../src/families/launching.js';
 import type { DecodeLaunch, LaunchingDecoder } from '../../src/families/resident-decoder.js';
 import type { EncodedLane } from '../../src/families/resident-encoder.js';
@@ -278,9 +278,22 @@ test('while nothing has run, a turn ends all the same, so that new jobs are hear
   const { stage, turn } = setup(() => 1000);
   stage.submit(jobOf(1, [5]), FOREVER);
   assert.deepEqual((await turn())?.started, [1]);
-  assert.deepEqual(await turn(), { started: [], messages: [] });
+  assert.equal(await turn(), NOTHING_YET);
   stage.submit(jobOf(2, [5]), FOREVER);
   assert.equal(stage.gauges().lanesWaiting, 1);
+});
+
+test('a launch that does not come back is waited for after a second, so that the silence is noticed', async () => {
+  const { stage, turn } = setup(() => Number.POSITIVE_INFINITY);
+  stage.submit(jobOf(1, [5]), FOREVER);
+  await turn();
+  let looks = 0;
+  // The clock goes on by a millisecond a look, and what is waited for has run here.
+  for (let done = await turn(); done === NOTHING_YET; done = await turn()) looks += 1;
+  assert.ok(looks > 900 && looks <= 1000, `${looks}`);
+  looks = 0;
+  for (let done = await turn(); done === NOTHING_YET; done = await turn()) looks += 1;
+  assert.ok(looks > 900, 'each launch has its second');
 });
 
 test('a beam and greedy sentences share the memory; a log-probability that is no number ends the stage', async () => {
