@@ -96,7 +96,7 @@ export interface Device {
   /** Blocks until everything has run. Throws RuntimeFailure when something failed. */
   synchronise(): void;
   memory(): DeviceMemory;
-  /** The same device by another stream, whose work runs beside this one's. They share their memory; the other is released first. */
+  /** The same device by its second stream, whose work runs beside this one's: all who ask share it. They share their memory; it is released first. */
   beside(): Device;
   liveHandles(): number;
   release(): void;

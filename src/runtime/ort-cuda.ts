@@ -217,6 +217,7 @@ class CudaDevice implements Device {
   readonly runOptions: Pointer;
   private readonly stream: Pointer;
   private readonly operators: string | null;
+  private second: CudaDevice | null = null;
 
   /** @param first the device of which this is another stream */
   constructor(
@@ -247,8 +248,11 @@ class CudaDevice implements Device {
     api.addRunConfigEntry(this.runOptions, 'disable_synchronize_execution_providers', '1');
   }
 
+  /** One for all that ask, and as long as the device: the native operators keep memory for each stream. */
   beside(): Device {
-    return new CudaDevice(this.options, this.first ?? this);
+    if (this.first !== null) throw new Error('there are two streams: the device and what runs beside it');
+    this.second ??= new CudaDevice(this.options, this);
+    return this.second;
   }
 
   open(file: string): DeviceGraph {
@@ -401,11 +405,18 @@ class CudaDevice implements Device {
     return this.handles.liveHandles;
   }
 
-  release(): void {
+  private releaseStream(): void {
     const { handles, cuda } = this;
     handles.give(handles.api.releaseRunOptions, this.runOptions);
     handles.give(cuda.cudaStreamDestroy, this.stream);
+  }
+
+  /** Of the second stream nothing: it ends with the first. */
+  release(): void {
     if (this.first !== null) return;
+    const { handles } = this;
+    this.second?.releaseStream();
+    this.releaseStream();
     handles.give(handles.api.releaseMemoryInfo, this.memoryInfo);
     handles.give(handles.api.releaseMemoryInfo, this.pinnedInfo);
     handles.give(handles.api.releaseMemoryInfo, this.hostInfo);
