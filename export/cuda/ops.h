@@ -53,15 +53,14 @@ class Call {
   void with_scratch(size_t numbers, const std::function<void(float*)>& with) {
     if (numbers == 0) return with(nullptr);
     Ort::Allocator allocator{nullptr};
+    Ort::MemoryAllocation memory{nullptr, nullptr, 0};
     try {
       allocator = context_.GetAllocator(*context_.GetInput(0).GetTensorMemoryInfo());
+      memory = allocator.GetAllocation(numbers * sizeof(float));
     } catch (const Ort::Exception&) {
-      // The runtime knows no allocator for where the input lies: slower without, and right all the same.
-      return with(nullptr);
+      // The runtime knows no allocator for where the input lies, or the arena is full: slower without, and right all the same.
     }
-    void* memory = allocator.Alloc(numbers * sizeof(float));
-    with(static_cast<float*>(memory));
-    allocator.Free(memory);
+    with(static_cast<float*>(memory.get()));
   }
   Rows rows(size_t active, size_t renewed) const { return {in<Row>(active), dim(active, 0), in<Row>(renewed), dim(renewed, 0)}; }
 
