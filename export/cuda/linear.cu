@@ -51,14 +51,19 @@ void* workspace(cudaStream_t stream) {
   return memory;
 }
 
-void forget_workspace(cudaStream_t stream) {
-  Library& l = library();
+void forget_workspace(Library& l, cudaStream_t stream) {
   const std::lock_guard<std::mutex> lock(library_mutex);
   const auto found = l.workspaces.find(stream);
   if (found == l.workspaces.end()) return;
   cudaFree(found->second);
   l.workspaces.erase(found);
 }
+
+/// Undoes something at the end of a scope, however that is left. `undo` must not throw.
+struct AtEnd {
+  std::function<void()> undo;
+  ~AtEnd() { undo(); }
+};
 
 struct Layouts {
   cublasLtMatrixLayout_t w, x, y;
@@ -145,13 +150,23 @@ struct Linear::Choice {
 
   /// Milliseconds of TIMED_RUNS runs, launched as one graph: a product of few rows takes less time than its launch.
   static float time(const std::function<void()>& run, cudaStream_t stream) {
+    cudaGraph_t graph = nullptr;
+    cudaGraphExec_t executable = nullptr;
+    cudaEvent_t began = nullptr, ended = nullptr;
+    bool captures = false;
+    const AtEnd tidy{[&] {
+      if (captures) cudaStreamEndCapture(stream, &graph);
+      if (began != nullptr) cudaEventDestroy(began);
+      if (ended != nullptr) cudaEventDestroy(ended);
+      if (executable != nullptr) cudaGraphExecDestroy(executable);
+      if (graph != nullptr) cudaGraphDestroy(graph);
+    }};
     run();
-    cudaGraph_t graph;
-    cudaGraphExec_t executable;
-    cudaEvent_t began, ended;
     check(cudaStreamSynchronize(stream), "timing a product");
     check(cudaStreamBeginCapture(stream, cudaStreamCaptureModeRelaxed), "timing a product");
+    captures = true;
     for (int i = 0; i < TIMED_RUNS; i++) run();
+    captures = false;
     check(cudaStreamEndCapture(stream, &graph), "timing a product");
     check(cudaGraphInstantiate(&executable, graph, 0), "timing a product");
     cudaEventCreate(&began);
@@ -166,10 +181,6 @@ struct Linear::Choice {
       cudaEventElapsedTime(&ms, began, ended);
       least = std::min(least, ms);
     }
-    cudaEventDestroy(began);
-    cudaEventDestroy(ended);
-    cudaGraphExecDestroy(executable);
-    cudaGraphDestroy(graph);
     return least;
   }
 
@@ -179,6 +190,16 @@ struct Linear::Choice {
     __half* x = nullptr;
     float *y = nullptr, *residual = nullptr;
     cudaStream_t stream = nullptr;
+    Library& of_device = library();
+    // Whatever throws below, the process lives on, and an engine that starts anew must not find less memory.
+    const AtEnd tidy{[&] {
+      cudaFree(x);
+      cudaFree(y);
+      cudaFree(residual);
+      if (stream == nullptr) return;
+      forget_workspace(of_device, stream);
+      cudaStreamDestroy(stream);
+    }};
     // What the caller has enqueued before may be what makes the weights.
     check(cudaStreamSynchronize(callers), "timing a product");
     check(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "timing a product");
@@ -198,11 +219,6 @@ struct Linear::Choice {
     }
     if (std::getenv("ADAPTIVE_CUDA_VERBOSE") != nullptr)
       fprintf(stderr, "linear %d x %d epilogue %d: %.1f us at %d rows\n", k, n, static_cast<int>(epilogue), best / TIMED_RUNS * 1000, tuned_rows);
-    cudaFree(x);
-    cudaFree(y);
-    cudaFree(residual);
-    forget_workspace(stream);
-    cudaStreamDestroy(stream);
   }
 
   const cublasLtMatmulAlgo_t& algorithm_for(int rows, const __half* w, cudaStream_t stream) {
