@@ -1,4 +1,4 @@
-"""The operators of `cuda/ops.cu` but those of spans (span_layer.py) as model-local functions: what the native library computes, in ONNX's own operators.
+"""The operators of `cuda/ops.cu`, but those of spans (span_layer.py), as model-local functions: what the native library computes, in ONNX.
 
 A session that registers the library runs its kernels; any other session, on CUDA or on the CPU, runs these bodies. They are the
 definition that the kernels are tested against, slower and not free of copies to the host.

@@ -1,4 +1,4 @@
-"""The operators of `cuda/span.cu` and `cuda/span_rows.cu` that do a whole layer at once, as model-local functions: for the graphs of float32.
+"""The operators of `cuda/span.cu` and `cuda/span_rows.cu`, each of a whole layer, as model-local functions: for the graphs of float32.
 
 A layer has n groups of heads (adaptive_span_onnx.py), and an operator as many pools and windows; its name says how many. Up to
 SPAN_GROUPS_MAX of cuda/span.h have a kernel. One launch then serves heads of all spans, where one a group would take as long as its
