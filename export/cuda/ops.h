@@ -107,9 +107,11 @@ struct Op : OrtCustomOp {
     };
     KernelComputeV2 = [](void* kernel, OrtKernelContext* context) -> OrtStatusPtr {
       try {
+        // What others left on this thread, such as an event that was not ready, is not ours.
+        cudaGetLastError();
         Call call(context);
         static_cast<Kernel*>(kernel)->compute(call);
-        const cudaError_t error = cudaPeekAtLastError();
+        const cudaError_t error = cudaGetLastError();
         if (error != cudaSuccess) throw std::runtime_error(cudaGetErrorString(error));
         return nullptr;
       } catch (const std::exception& error) {

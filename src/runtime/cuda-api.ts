@@ -57,12 +57,19 @@ export function cudaApi(): CudaApi {
   if (loaded !== null) return loaded;
   const library = openFirst(LIBRARIES);
   const message = library.func('const char *cudaGetErrorString(int error)') as (error: number) => string;
-  const failure = (name: string, error: number) => new RuntimeFailure(name, `${message(error)} (CUDA error ${error})`);
+  const clear = library.func('int cudaGetLastError()') as () => number;
+  // CUDA keeps a thread's last error, also "not ready" and what a caller has dealt with: whoever asks next, in the runtime, would take it for its own.
+  const failure = (name: string, error: number) => {
+    clear();
+    return new RuntimeFailure(name, `${message(error)} (CUDA error ${error})`);
+  };
   const query = library.func('int cudaEventQuery(void *event)') as (event: Pointer) => number;
   const cudaEventQuery = (event: Pointer): boolean => {
     const error = query(event);
-    if (error !== 0 && error !== NOT_READY) throw failure('cudaEventQuery', error);
-    return error === 0;
+    if (error === 0) return true;
+    if (error !== NOT_READY) throw failure('cudaEventQuery', error);
+    clear();
+    return false;
   };
   const api: Record<string, unknown> = { cudaEventQuery };
   for (const [name, parameters] of Object.entries(SIGNATURES)) {
