@@ -16,7 +16,7 @@ from __future__ import annotations
 import functions
 from cuda_attention import row_attention, row_memory_attention, tiled_attention, tiled_memory_attention
 from cuda_seats import advance_seats, seat_sentences
-from cuda_tables import COLUMNS, compact_rows, lane_tiles, tile_rows
+from cuda_tables import COLUMNS, compact_rows, lane_tiles, ordinals, tile_rows
 from functions import DOMAIN
 
 # Words of a group of logits: kernels.h.
@@ -59,9 +59,7 @@ def start_lanes() -> str:
       eight = Constant <value_ints = [8]> ()
       along = Constant <value_int = 0> ()
       count64 = Shape <start = 0, end = 1> (ids)
-      each = Expand (one, count64)
-      each_upto = CumSum (each, along)
-      ordinals = Sub (each_upto, one)
+      {ordinals("count64")}
       ordinal = Unsqueeze (ordinals, column)
       starts, rows, bases, positions, counts, lanes, limits, visibles = Split <axis = 1, num_outputs = 8> (pieces)
       starts_across = Transpose <perm = [1, 0]> (starts)
@@ -350,9 +348,7 @@ def logit_groups() -> str:
       size32 = Constant <value = int32 {{{LOGIT_GROUP}}}> ()
       one = Constant <value = int32 {{1}}> ()
       along = Constant <value_int = 0> ()
-      each = Expand (one, groups)
-      each_upto = CumSum (each, along)
-      ordinals = Sub (each_upto, one)
+      {ordinals("groups")}
       firsts = Mul (ordinals, size32)
       axis = Constant <value_ints = [1]> ()
       first = Unsqueeze (firsts, axis)

@@ -15,8 +15,9 @@ PROGRESS = 4 + LANES_MAX
 COLUMNS = "slots, cache_rows, position, step, first, visible, lane, limits = Split <axis = 1, num_outputs = 8>"
 
 
-def _ordinals(count: str) -> str:
-    """`ordinals` = 0, 1 ... count - 1. Not by Range: where an extent is known in advance, its shape inference takes it for an int64."""
+def ordinals(count: str) -> str:
+    """`ordinals` = 0, 1 ... count - 1; `one` and `along` stand before it. Not by Range: where an extent is known in advance, its shape
+    inference takes it for an int64."""
     return f"""
       each = Expand (one, {count})
       each_upto = CumSum (each, along)
@@ -41,7 +42,7 @@ def lane_tiles() -> str:
       before = Sub (upto, own)
       tiles = ReduceSum <keepdims = 1> (own, axis)
       capacity64 = Shape <start = 0, end = 1> (tile_table)
-      {_ordinals("capacity64")}
+      {ordinals("capacity64")}
       ordinal = Unsqueeze (ordinals, column)
       passed = GreaterOrEqual (ordinal, upto)
       passed32 = Cast <to = 6> (passed)
@@ -89,7 +90,7 @@ def tile_rows() -> str:
       real = GreaterOrEqual (slots, zero)
       along = Constant <value_int = 0> ()
       count64 = Shape <start = 0, end = 1> (active)
-      {_ordinals("count64")}
+      {ordinals("count64")}
       ordinal = Unsqueeze (ordinals, column)
       {_lanes("real", "ordinal")}
       tiles_out, tiles = {DOMAIN}.LaneTiles (counts, firsts, tile_table)
@@ -161,7 +162,7 @@ def compact_rows() -> str:
       renew_to = Cast <to = 7> (renew_to32)
       window64 = Shape <start = 0, end = 1> (renewed)
       window = Cast <to = 6> (window64)
-      {_ordinals("capacity64")}
+      {ordinals("capacity64")}
       table_ordinal = Unsqueeze (ordinals, column)
       beyond = GreaterOrEqual (table_ordinal, window)
       cleared = Where (beyond, renewed_table, padding)

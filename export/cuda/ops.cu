@@ -87,25 +87,35 @@ void write_memory(Call& c) {
   ponder::write_memory(c.in<Row>(0), c.dim(0, 0), c.in<__half>(1), c.dim(2, 1), c.dim(2, 0), keys, values, c.stream());
 }
 
+/// What both kinds of attention take and give: q, keys, values, active first, and `key_index` and what follows it from that input on.
+ponder::Attention attention_of(Call& c, int heads, size_t key_index, bool memory) {
+  const int width = c.dim(1, 1);
+  ponder::Attention io{};
+  io.q = c.in<__half>(0);
+  io.stride = c.dim(0, 1);
+  io.keys = c.in<__half>(1);
+  io.values = c.in<__half>(2);
+  io.rows = c.in<Row>(3);
+  io.key_index = c.in<int32_t>(key_index);
+  io.seen = memory ? c.in<int32_t>(key_index + 1) : nullptr;
+  io.heads = heads;
+  io.d_head = width / heads;
+  io.out = c.out<__half>(0, {c.dim(3, 0), width});
+  return io;
+}
+
+void require_head_size(bool known) {
+  require(known, "no kernel for this head size: 32, 64 and 128 have one; run without the native library");
+}
+
 /// q, keys, values, active, tiles, key_index[, seen]
 Compute tiled_attention(Ort::ConstKernelInfo info, bool memory) {
   const int heads = static_cast<int>(info.GetAttribute<int64_t>("heads"));
   return [heads, memory](Call& c) {
-    ponder::Attention io{};
-    io.q = c.in<__half>(0);
-    io.stride = c.dim(0, 1);
-    io.keys = c.in<__half>(1);
-    io.values = c.in<__half>(2);
-    io.rows = c.in<Row>(3);
+    ponder::Attention io = attention_of(c, heads, 5, memory);
     io.tiles = c.in<Tile>(4);
     io.tile_count = c.dim(4, 0);
-    io.key_index = c.in<int32_t>(5);
-    io.seen = memory ? c.in<int32_t>(6) : nullptr;
-    const int width = c.dim(1, 1);
-    io.heads = heads;
-    io.d_head = width / heads;
-    io.out = c.out<__half>(0, {c.dim(3, 0), width});
-    require(ponder::attention(io, c.stream()), "no kernel for this head size: 32, 64 and 128 have one; run without the native library");
+    require_head_size(ponder::attention(io, c.stream()));
   };
 }
 
@@ -113,19 +123,7 @@ Compute tiled_attention(Ort::ConstKernelInfo info, bool memory) {
 Compute row_attention(Ort::ConstKernelInfo info, bool memory) {
   const int heads = static_cast<int>(info.GetAttribute<int64_t>("heads"));
   return [heads, memory](Call& c) {
-    const int rows = c.dim(3, 0), width = c.dim(1, 1);
-    ponder::Attention io{};
-    io.q = c.in<__half>(0);
-    io.stride = c.dim(0, 1);
-    io.keys = c.in<__half>(1);
-    io.values = c.in<__half>(2);
-    io.rows = c.in<Row>(3);
-    io.key_index = c.in<int32_t>(4);
-    io.seen = memory ? c.in<int32_t>(5) : nullptr;
-    io.heads = heads;
-    io.d_head = width / heads;
-    io.out = c.out<__half>(0, {rows, width});
-    require(ponder::row_attention(io, rows, c.stream()), "no kernel for this head size: 32, 64 and 128 have one; run without the native library");
+    require_head_size(ponder::row_attention(attention_of(c, heads, 4, memory), c.dim(3, 0), c.stream()));
   };
 }
 

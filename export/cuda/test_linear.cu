@@ -59,8 +59,7 @@ void time_products() {
                           {"f2", 2048, 512, Epilogue::bias_add, false}, {"logits", 512, 8192, Epilogue::plain, true}};
   const int most = 2048;
   cudaStream_t stream;
-  cudaEvent_t began, ended;
-  ok(cudaStreamCreate(&stream)), ok(cudaEventCreate(&began)), ok(cudaEventCreate(&ended));
+  ok(cudaStreamCreate(&stream));
   for (const Shape& s : shapes) {
     Device<__half> x(static_cast<size_t>(most) * s.k), w(static_cast<size_t>(s.k) * s.n), half_bias(s.n);
     Device<float> bias(s.n), residual(static_cast<size_t>(most) * s.n), y(static_cast<size_t>(most) * s.n);
@@ -69,20 +68,10 @@ void time_products() {
       std::printf("%s tuned for %d rows:", s.name, tuned);
       for (const int rows : {64, 256, 512, 1024, 2048}) {
         const bool wide = s.epilogue == Epilogue::bias_add || s.epilogue == Epilogue::plain;
-        auto run = [&] { product.run(rows, x, w, wide ? static_cast<void*>(bias.data) : half_bias.data, residual, y, stream); };
-        run();
-        cudaGraph_t graph;
-        cudaGraphExec_t executable;
-        ok(cudaStreamSynchronize(stream)), ok(cudaStreamBeginCapture(stream, cudaStreamCaptureModeRelaxed));
-        for (int i = 0; i < 20; i++) run();
-        ok(cudaStreamEndCapture(stream, &graph)), ok(cudaGraphInstantiate(&executable, graph, 0)), ok(cudaGraphLaunch(executable, stream));
-        ok(cudaEventRecord(began, stream));
-        for (int i = 0; i < 5; i++) ok(cudaGraphLaunch(executable, stream));
-        ok(cudaEventRecord(ended, stream)), ok(cudaEventSynchronize(ended));
-        float ms = 0;
-        cudaEventElapsedTime(&ms, began, ended);
-        std::printf(" %d rows %.1f us", rows, ms * 10);
-        ok(cudaGraphExecDestroy(executable)), ok(cudaGraphDestroy(graph));
+        const auto twenty = [&] {
+          for (int i = 0; i < 20; i++) product.run(rows, x, w, wide ? static_cast<void*>(bias.data) : half_bias.data, residual, y, stream);
+        };
+        std::printf(" %d rows %.1f us", rows, graph_time(stream, twenty) / 20);
       }
       std::printf("\n");
     }
@@ -130,32 +119,9 @@ void time_step(int lanes, int length) {
   auto step = [&] {
     for (auto& [name, run] : parts) run();
   };
-  step();
-  step();
-  ok(cudaStreamSynchronize(stream));
-  cudaGraph_t graph;
-  cudaGraphExec_t executable;
-  ok(cudaStreamBeginCapture(stream, cudaStreamCaptureModeRelaxed));
-  step();
-  ok(cudaStreamEndCapture(stream, &graph));
-  ok(cudaGraphInstantiate(&executable, graph, 0));
-  cudaEvent_t began, ended;
-  cudaEventCreate(&began);
-  cudaEventCreate(&ended);
-  auto time = [&](const std::function<void()>& run, int times) {
-    for (int i = 0; i < 20; i++) run();
-    cudaEventRecord(began, stream);
-    for (int i = 0; i < times; i++) run();
-    cudaEventRecord(ended, stream);
-    ok(cudaEventSynchronize(ended));
-    float ms = 0;
-    cudaEventElapsedTime(&ms, began, ended);
-    return ms / times * 1000;
-  };
-  const float whole = time([&] { ok(cudaGraphLaunch(executable, stream)); }, 300);
-  std::printf("step of %d x %d: %.1f us;", lanes, length, whole);
+  std::printf("step of %d x %d: %.1f us;", lanes, length, graph_time(stream, step));
   if (rows >= 512)
-    for (auto& [name, run] : parts) std::printf(" %s %.1f", name, time(run, 200));
+    for (auto& [name, run] : parts) std::printf(" %s %.1f", name, graph_time(stream, run));
   std::printf("\n");
 }
 

@@ -160,8 +160,7 @@ export class GenerateStage implements Stage {
   }
 
   telemetry(): readonly StageTelemetry[] {
-    const { atStep, remainderTenths, remainderSum } = this.scheduler.takeHalting();
-    return [this.counter.take({ haltedAtStep: atStep, remainderTenths, remainderSum })];
+    return [this.counter.take(this.scheduler.takeHalting())];
   }
 }
 

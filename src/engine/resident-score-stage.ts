@@ -28,7 +28,7 @@ export class ResidentScoreStage implements Stage {
   private readonly cohorts: readonly LaunchCohort<ScoreWindowResult>[];
   private readonly history: HaltingHistory;
   private readonly counter: StageCounter;
-  private halting: HaltingCounts;
+  private readonly halting: HaltingCounts;
   private next = 0;
 
   constructor(
@@ -105,8 +105,6 @@ export class ResidentScoreStage implements Stage {
   }
 
   telemetry(): readonly StageTelemetry[] {
-    const { atStep, remainderTenths, remainderSum } = this.halting;
-    this.halting = new HaltingCounts(atStep.length - 1);
-    return [this.counter.take({ haltedAtStep: atStep, remainderTenths, remainderSum })];
+    return [this.counter.take(this.halting.take())];
   }
 }

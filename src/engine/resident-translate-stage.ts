@@ -65,7 +65,7 @@ export class ResidentTranslateStage implements Stage {
   private readonly seats: SeatCohort;
   private readonly cohorts: readonly DecodeCohort[];
   private readonly parts: readonly Part[];
-  private halting: HaltingCounts;
+  private readonly halting: HaltingCounts;
   /** Whose turn is next, of `parts`. */
   private next = 0;
   /** Since when nothing has run; null: something has. */
@@ -183,18 +183,8 @@ export class ResidentTranslateStage implements Stage {
   }
 
   telemetry(): readonly StageTelemetry[] {
-    const { atStep, remainderTenths, remainderSum } = this.halting;
-    const maxSteps = atStep.length - 1;
-    this.halting = new HaltingCounts(maxSteps);
-    const decoded = new HaltingCounts(maxSteps);
-    for (const decoder of [this.seats, ...this.cohorts]) decoded.merge(decoder.takeHalting());
-    return [
-      this.encoderCounter.take({ haltedAtStep: atStep, remainderTenths, remainderSum }),
-      this.decoderCounter.take({
-        haltedAtStep: decoded.atStep,
-        remainderTenths: decoded.remainderTenths,
-        remainderSum: decoded.remainderSum,
-      }),
-    ];
+    const decoded = this.seats.takeHalting();
+    for (const cohort of this.cohorts) decoded.merge(cohort.takeHalting());
+    return [this.encoderCounter.take(this.halting.take()), this.decoderCounter.take(decoded)];
   }
 }

@@ -89,7 +89,6 @@ export class ScoreStage implements Stage {
   }
 
   telemetry(): readonly StageTelemetry[] {
-    const { atStep, remainderTenths, remainderSum } = this.scheduler.takeHalting();
-    return [this.counter.take({ haltedAtStep: atStep, remainderTenths, remainderSum })];
+    return [this.counter.take(this.scheduler.takeHalting())];
   }
 }

@@ -1,6 +1,6 @@
 /** Greedy sentences that decode on a device by themselves: while one launch is read, the next runs, and what it needs is already there. */
 import { LAUNCHES_AHEAD, type SeatingDecoder } from '../families/seated-decoder.js';
-import { RuntimeFailure } from '../runtime/backend.js';
+import { notANumber } from '../runtime/backend.js';
 import type { DecodeRequest } from '../scheduler/decode-scheduler.js';
 import type { HaltingCounts } from '../scheduler/halting-counts.js';
 import type { RangeMemory } from '../scheduler/range-memory.js';
@@ -11,9 +11,8 @@ import {
   type SeatPlan,
   SeatScheduler,
 } from '../scheduler/seat-scheduler.js';
-import type { TranslationHypothesis } from './protocol.js';
 import type { StageCounter, StageMessage } from './stage.js';
-import type { TranslateJobs } from './translate-jobs.js';
+import { type TranslateJobs, toHypothesis } from './translate-jobs.js';
 
 export interface SeatCohortSetup {
   readonly maxSteps: number;
@@ -114,8 +113,7 @@ export class SeatCohort {
     for (const { sentence, from, to } of said) {
       const { request, ids, logprobs, depths } = sentence;
       for (let n = from; n < to; n++) {
-        if (Number.isNaN(logprobs[n]))
-          throw new RuntimeFailure('decode', 'the model computed a log-probability that is not a number');
+        if (Number.isNaN(logprobs[n])) throw notANumber('decode');
       }
       if (from === 0) jobs.decided(request, nowMs);
       if (!jobs.streams(request)) continue;
@@ -127,18 +125,7 @@ export class SeatCohort {
     for (const sentence of done) {
       const { request } = sentence;
       memory.give(request.memoryRows);
-      messages.push(jobs.answer(request, sentence, [hypothesisOf(sentence)]));
+      messages.push(jobs.answer(request, sentence, [toHypothesis(sentence.decoded())]));
     }
   }
-}
-
-function hypothesisOf({ ids, logprobs, depths, score, finishReason }: SeatedSentence): TranslationHypothesis {
-  if (finishReason === null) throw new Error('a sentence was answered before it had ended');
-  return {
-    ids: Int32Array.from(ids),
-    logprobs: Float32Array.from(logprobs),
-    depths: Uint8Array.from(depths),
-    score,
-    finishReason,
-  };
 }

@@ -127,7 +127,7 @@ export class SpanGenerateStage implements Stage {
   }
 
   telemetry(): readonly StageTelemetry[] {
-    return [this.counter.take({ haltedAtStep: [], remainderTenths: [], remainderSum: 0 })];
+    return [this.counter.take()];
   }
 }
 

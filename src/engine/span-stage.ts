@@ -149,8 +149,7 @@ export class SpanStage implements Stage {
   telemetry(): readonly StageTelemetry[] {
     const { slotsUsed, limits } = this.scheduler;
     const span = this.spans.take({ open: this.sessions.open, slotsUsed, slotsTotal: limits.lanesMax });
-    const halting = { haltedAtStep: [], remainderTenths: [], remainderSum: 0 };
-    return [{ ...this.counter.take(halting), span }];
+    return [{ ...this.counter.take(), span }];
   }
 }
 

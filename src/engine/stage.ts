@@ -1,4 +1,5 @@
 /** What serves one kind of job of one model in the engine's loop: schedulers and a family, behind one turn at a time. */
+import type { HaltingCounts } from '../scheduler/halting-counts.js';
 import type { Expired, TimeLimits } from '../scheduler/scheduler.js';
 import type { FromEngine, Job, StageName, StageTelemetry } from './protocol.js';
 
@@ -59,6 +60,9 @@ export interface Stage {
 }
 
 type Mutable<T> = { -readonly [K in keyof T]: T[K] extends readonly (infer E)[] ? E[] : T[K] };
+type Halting = Pick<HaltingCounts, 'atStep' | 'remainderTenths' | 'remainderSum'>;
+const NOTHING_HALTS: Halting = { atStep: [], remainderTenths: [], remainderSum: 0 };
+
 type Tally = Mutable<Omit<StageTelemetry, 'model' | 'stage' | 'haltedAtStep' | 'remainderTenths' | 'remainderSum'>>;
 
 /** Counts of one stack between two reports. */
@@ -97,9 +101,11 @@ export class StageCounter {
     this.tally.hostSeconds += hostMs / 1000;
   }
 
-  take(halting: Pick<StageTelemetry, 'haltedAtStep' | 'remainderTenths' | 'remainderSum'>): StageTelemetry {
+  /** @param halting what halted meanwhile; a model of fixed depth leaves it out */
+  take({ atStep, remainderTenths, remainderSum }: Halting = NOTHING_HALTS): StageTelemetry {
     const { tally } = this;
     this.tally = emptyTally();
+    const halting = { haltedAtStep: atStep, remainderTenths, remainderSum };
     return { model: this.model, stage: this.stage, ...tally, ...halting };
   }
 }

@@ -193,15 +193,6 @@ export class TranslateStage implements Stage {
   }
 
   telemetry(): readonly StageTelemetry[] {
-    const { atStep, remainderTenths, remainderSum } = this.encoder.takeHalting();
-    const decoded = this.decoder.takeHalting();
-    return [
-      this.encoderCounter.take({ haltedAtStep: atStep, remainderTenths, remainderSum }),
-      this.decoderCounter.take({
-        haltedAtStep: decoded.atStep,
-        remainderTenths: decoded.remainderTenths,
-        remainderSum: decoded.remainderSum,
-      }),
-    ];
+    return [this.encoderCounter.take(this.encoder.takeHalting()), this.decoderCounter.take(this.decoder.takeHalting())];
   }
 }

@@ -11,7 +11,7 @@
  */
 import type { SpanBlockResult } from '../engine/protocol.js';
 import type { ModelDescription, SpanDescription } from '../models/description.js';
-import { type Backend, type Graph, RuntimeFailure, type Tensor } from '../runtime/backend.js';
+import { type Backend, type Graph, notANumber, RuntimeFailure, type Tensor } from '../runtime/backend.js';
 import { unitOfBlock } from '../scheduler/span-blocks.js';
 import type { SpanBlockLane } from '../scheduler/span-scheduler.js';
 import { openGraphs, pool } from './stack.js';
@@ -129,7 +129,7 @@ export class AdaptiveSpan {
       const n = Math.min(m, left);
       const logprobs = logprob.data.slice(i * m, i * m + n);
       if (logprobs.some(Number.isNaN)) {
-        throw new RuntimeFailure('step', 'the model computed a log-probability that is not a number');
+        throw notANumber('step');
       }
       const result = { topIds: new Int32Array(n * topCount), topLogprobs: new Float32Array(n * topCount) };
       for (let t = 0; t < n && topCount > 0; t++) {

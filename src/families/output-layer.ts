@@ -1,5 +1,5 @@
 /** What a language model's accumulators say of tokens: log-probabilities of targets and of the best candidates, in chunks of rows. */
-import { type Backend, type Graph, RuntimeFailure, type Tensor } from '../runtime/backend.js';
+import { type Backend, type Graph, notANumber, type Tensor } from '../runtime/backend.js';
 import { FINISH_CHUNK_ROWS } from './stack.js';
 import { StepInputs } from './step-inputs.js';
 
@@ -59,8 +59,7 @@ export class OutputLayer {
     }
     rows.forEach((row, i) => {
       const value = logprob.data[i] as number;
-      if (Number.isNaN(value))
-        throw new RuntimeFailure('finish', 'the model computed a log-probability that is not a number');
+      if (Number.isNaN(value)) throw notANumber('finish');
       const end = i * k + row.topCount;
       listener(row, value, ids.data.subarray(i * k, end), best.data.subarray(i * k, end));
     });

@@ -5,7 +5,7 @@
  * The best tokens are computed for all rows, not only for those that halt: which ones do is known on the device alone, and asking first would cost
  * a second launch for every token.
  */
-import { RuntimeFailure } from '../runtime/backend.js';
+import { notANumber } from '../runtime/backend.js';
 import type { Device, DeviceBuffer, DeviceGraph, Marker, PinnedArray, View } from '../runtime/device.js';
 import type { DecodeAdvancePlan } from '../scheduler/decode-scheduler.js';
 import type { AdvanceResult } from '../scheduler/scheduler.js';
@@ -267,8 +267,7 @@ export class ResidentDecoder implements LaunchingDecoder {
     const { data } = this.topLogprobs;
     let sum = 0;
     for (let i = 0; i < rows * k; i++) sum += data[i] as number;
-    if (Number.isNaN(sum))
-      throw new RuntimeFailure('decode', 'the model computed a log-probability that is not a number');
+    if (Number.isNaN(sum)) throw notANumber('decode');
     return data;
   }
 

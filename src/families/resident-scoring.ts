@@ -1,7 +1,7 @@
 /** Scoring on a device: what `universal-transformer.ts` does on the CPU, with rows that stay there. One object serves one cohort of lanes. */
 import type { ScoreWindowResult } from '../engine/protocol.js';
 import type { ModelDescription } from '../models/description.js';
-import { RuntimeFailure } from '../runtime/backend.js';
+import { notANumber } from '../runtime/backend.js';
 import type { BoundRun, Device, DeviceBuffer, DeviceGraph, Marker, PinnedArray } from '../runtime/device.js';
 import type { ResidentLane, ResidentPlan, RowRange } from '../scheduler/resident-scheduler.js';
 import { CapturedRuns } from './captured-runs.js';
@@ -170,8 +170,7 @@ export class ResidentScoring implements Launching<ScoreWindowResult> {
       depths[row] = depth[row] as number;
       sum += logprobs[row] as number;
     }
-    if (Number.isNaN(sum))
-      throw new RuntimeFailure('finish', 'the model computed a log-probability that is not a number');
+    if (Number.isNaN(sum)) throw notANumber('finish');
     let row = 0;
     let top = 0;
     return lanes.map(({ request, length, positionSteps }) => {

@@ -258,17 +258,18 @@ export class SeatedDecoder implements SeatingDecoder {
   }
 
   enqueue(plan: SeatPlan): void {
-    const parity = plan.launch % LAUNCHES_AHEAD;
     const exchange = this.exchangeOf(plan);
     const rows = bucketFor(this.buckets, plan.seats);
     exchange.began.record();
-    if (plan.seated.length + plan.vacated.length > 0) this.seat(plan, exchange, parity);
+    if (plan.seated.length + plan.vacated.length > 0) this.seat(plan);
     this.launches.launch(keyOf(rows, plan.steps));
     this.device.download(this.buffer('seats'), exchange.seats, 0, plan.seats * SEAT_FIELDS);
     exchange.ended.record();
   }
 
-  private seat({ seated, vacated }: SeatPlan, { at, arrivals, thresholds }: Exchange, parity: number): void {
+  private seat(plan: SeatPlan): void {
+    const { seated, vacated } = plan;
+    const { at, arrivals, thresholds } = this.exchangeOf(plan);
     const count = seated.length + vacated.length;
     const bucket = bucketFor(this.arrivalBuckets, count);
     arrivals.data.fill(0, 0, count * SEAT_FIELDS);
@@ -291,15 +292,15 @@ export class SeatedDecoder implements SeatingDecoder {
       thresholds.data[seated.length + i] = 1;
     }
     at.data.fill(-1, count, bucket);
-    this.arrivals.launch(keyOf(bucket, parity));
+    this.arrivals.launch(keyOf(bucket, parityOf(plan)));
   }
 
   passed(plan: SeatPlan): boolean {
     return this.exchangeOf(plan).ended.passed();
   }
 
-  private exchangeOf({ launch }: SeatPlan): Exchange {
-    return this.exchanges[launch % LAUNCHES_AHEAD] as Exchange;
+  private exchangeOf(plan: SeatPlan): Exchange {
+    return this.exchanges[parityOf(plan)] as Exchange;
   }
 
   fetch(plan: SeatPlan): SeatLaunch {
@@ -321,4 +322,9 @@ export class SeatedDecoder implements SeatingDecoder {
     const objects = this.exchanges.flatMap((exchange) => Object.values(exchange) as { release(): void }[]);
     for (const object of [...objects, this.saidIds, this.saidNumbers, ...Object.values(this.buffers)]) object.release();
   }
+}
+
+/** Which exchange a launch has. */
+function parityOf({ launch }: SeatPlan): number {
+  return launch % LAUNCHES_AHEAD;
 }

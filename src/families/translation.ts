@@ -3,7 +3,7 @@
  * positions of hypotheses. Between them lies the memory: keys and values of the encoded sentence, computed once.
  */
 import type { ModelDescription } from '../models/description.js';
-import { type Backend, type Graph, RuntimeFailure, type Tensor } from '../runtime/backend.js';
+import { type Backend, type Graph, notANumber, type Tensor } from '../runtime/backend.js';
 import { AttentionPlan, layOut, paddedKeys, planFullAttention, type Unit } from '../scheduler/attention-plan.js';
 import { candidatesPerHypothesis } from '../scheduler/beam.js';
 import type { BestTokens, DecodeAdvancePlan, DecodeFinishPlan, Hypothesis } from '../scheduler/decode-scheduler.js';
@@ -171,8 +171,7 @@ export class Translation {
     );
     if (run !== undefined) await run;
     const values = best.data.subarray(0, rows.length * k);
-    if (values.some(Number.isNaN))
-      throw new RuntimeFailure('decode', 'the model computed a log-probability that is not a number');
+    if (values.some(Number.isNaN)) throw notANumber('decode');
     ids.set(bestIds.data.subarray(0, rows.length * k));
     logprobs.set(values);
   }

@@ -63,6 +63,11 @@ export class RuntimeFailure extends Error {
   }
 }
 
+/** A broken model or kernel: its numbers are an error, not an answer. */
+export function notANumber(what: string): RuntimeFailure {
+  return new RuntimeFailure(what, 'the model computed a log-probability that is not a number');
+}
+
 export function hostArray(type: ElementType, capacity: number): HostArray {
   switch (type) {
     case 'float32':

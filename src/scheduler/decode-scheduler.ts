@@ -125,11 +125,11 @@ export class DecodeScheduler {
   private begun: Hypothesis[] = [];
   private readonly slots: SlotPool;
   readonly cache: CachePool;
-  private halting: HaltingCounts;
+  private readonly halting: HaltingCounts;
 
   constructor(
     readonly limits: DecodeLimits,
-    private readonly maxSteps: number,
+    maxSteps: number,
     private readonly bosId: number,
     private readonly eosId: number,
   ) {
@@ -381,9 +381,7 @@ export class DecodeScheduler {
   }
 
   takeHalting(): HaltingCounts {
-    const counts = this.halting;
-    this.halting = new HaltingCounts(this.maxSteps);
-    return counts;
+    return this.halting.take();
   }
 }
 

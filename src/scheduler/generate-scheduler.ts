@@ -80,11 +80,11 @@ export class GenerateScheduler {
   private begun: Sequence[] = [];
   private readonly slots: SlotPool;
   readonly cache: CachePool;
-  private halting: HaltingCounts;
+  private readonly halting: HaltingCounts;
 
   constructor(
     readonly limits: GenerateLimits,
-    private readonly maxSteps: number,
+    maxSteps: number,
   ) {
     this.slots = new SlotPool(limits.slotsMax);
     this.cache = new CachePool(limits.cacheRowsMax);
@@ -324,9 +324,7 @@ export class GenerateScheduler {
   }
 
   takeHalting(): HaltingCounts {
-    const counts = this.halting;
-    this.halting = new HaltingCounts(this.maxSteps);
-    return counts;
+    return this.halting.take();
   }
 }
 

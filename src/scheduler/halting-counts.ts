@@ -5,7 +5,7 @@ export class HaltingCounts {
   readonly remainderTenths: number[] = new Array(10).fill(0);
   remainderSum = 0;
 
-  constructor(maxSteps: number) {
+  constructor(private readonly maxSteps: number) {
     this.atStep = new Array(maxSteps + 1).fill(0);
   }
 
@@ -30,6 +30,16 @@ export class HaltingCounts {
     const tenth = Math.min(9, Math.floor(remainder * 10));
     this.remainderTenths[tenth] = (this.remainderTenths[tenth] as number) + 1;
     this.remainderSum += remainder;
+  }
+
+  /** What was counted, and counts from nothing again. */
+  take(): HaltingCounts {
+    const taken = new HaltingCounts(this.maxSteps);
+    taken.merge(this);
+    this.atStep.fill(0);
+    this.remainderTenths.fill(0);
+    this.remainderSum = 0;
+    return taken;
   }
 
   /** Adds what another has counted. */

@@ -74,11 +74,11 @@ export class Scheduler {
   private finishing: Lane[] = [];
   private readonly slots: SlotPool;
   /** Filled by `apply`, emptied by whoever reports it. */
-  private halting: HaltingCounts;
+  private readonly halting: HaltingCounts;
 
   constructor(
     readonly limits: SchedulerLimits,
-    private readonly maxSteps: number,
+    maxSteps: number,
     private readonly stack: StackTraits = { causal: true, memory: null },
   ) {
     this.slots = new SlotPool(limits.slotsMax);
@@ -229,8 +229,6 @@ export class Scheduler {
   }
 
   takeHalting(): HaltingCounts {
-    const counts = this.halting;
-    this.halting = new HaltingCounts(this.maxSteps);
-    return counts;
+    return this.halting.take();
   }
 }

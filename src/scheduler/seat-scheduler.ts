@@ -6,7 +6,7 @@
  *   waiting ──seat──> said, launch after launch ──> done, or gone: the seat is taken again, or vacated with the next launch
  */
 import { type FinishReason, normalisedScore, repeatsItself } from './beam.js';
-import type { DecodeRequest } from './decode-scheduler.js';
+import type { Decoded, DecodeRequest } from './decode-scheduler.js';
 import { HaltingCounts } from './halting-counts.js';
 import { RangePool } from './range-pool.js';
 
@@ -64,6 +64,12 @@ export class SeatedSentence {
   }
   get positionSteps(): number {
     return this.depths.reduce((sum, depth) => sum + depth, 0);
+  }
+
+  decoded(): Decoded {
+    const { ids, logprobs, depths, score, finishReason } = this;
+    if (finishReason === null) throw new Error('a sentence was answered before it had ended');
+    return { ids, logprobs, depths, score, finishReason };
   }
 }
 
@@ -124,11 +130,11 @@ export class SeatScheduler {
   private launches = 0;
   /** Steps that a token takes. */
   private usualSteps = 1;
-  private halting: HaltingCounts;
+  private readonly halting: HaltingCounts;
 
   constructor(
     readonly limits: SeatLimits,
-    private readonly maxSteps: number,
+    maxSteps: number,
     private readonly eosId: number,
   ) {
     this.occupants = new Array(limits.seatsMax);
@@ -265,9 +271,7 @@ export class SeatScheduler {
   }
 
   takeHalting(): HaltingCounts {
-    const counts = this.halting;
-    this.halting = new HaltingCounts(this.maxSteps);
-    return counts;
+    return this.halting.take();
   }
 }
 

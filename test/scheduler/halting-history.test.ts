@@ -79,3 +79,18 @@ test('counts of many at once are those of each alone', () => {
     }),
   );
 });
+
+test('what is taken is counted once, and stays as it was taken', () => {
+  const counts = new HaltingCounts(3);
+  counts.add(2, 0.25);
+  const first = counts.take();
+  counts.add(3, 0.5);
+  const second = counts.take();
+  assert.deepEqual(first.atStep, [0, 0, 1, 0]);
+  assert.equal(first.remainderTenths.indexOf(1), 2);
+  assert.equal(first.remainderSum, 0.25);
+  assert.deepEqual(second.atStep, [0, 0, 0, 1]);
+  assert.deepEqual(second.remainderTenths, [0, 0, 0, 0, 0, 1, 0, 0, 0, 0]);
+  assert.equal(second.remainderSum, 0.5);
+  assert.deepEqual(counts.take(), new HaltingCounts(3));
+});
